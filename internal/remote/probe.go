@@ -1,0 +1,366 @@
+package remote
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+)
+
+// Probe is a list of questions about a host that are asked in one session and
+// change nothing. The zero value asks nothing.
+type Probe struct {
+	questions []string
+	index     map[string]int
+	sensitive bool
+}
+
+// ask adds a question once; asking the same twice costs nothing.
+func (p *Probe) ask(question string) *Probe {
+	if strings.ContainsAny(question, "\n\x00") {
+		panic(fmt.Sprintf("remote: a question of several lines: %q", question))
+	}
+	if p.index == nil {
+		p.index = map[string]int{}
+	}
+	if _, ok := p.index[question]; !ok {
+		p.questions = append(p.questions, question)
+		p.index[question] = len(p.questions)
+	}
+	return p
+}
+
+// OS asks for the system, its memory and its identity.
+func (p *Probe) OS() *Probe { return p.ask("os -") }
+
+// Clock asks for the time and who keeps it.
+func (p *Probe) Clock() *Probe { return p.ask("clock -") }
+
+// Disk asks for the space where a path is or would be.
+func (p *Probe) Disk(path string) *Probe { return p.ask("disk " + path) }
+
+// Path asks what is at a path: kind, owner, mode, and a file's sha256.
+func (p *Probe) Path(path string) *Probe { return p.ask("path " + path) }
+
+// Content asks for Path and a file's content, up to 1 MiB.
+func (p *Probe) Content(path string) *Probe { return p.ask("content " + path) }
+
+// Secret is Content for a file whose content must not be logged. It keeps the
+// whole probe's output out of logs.
+func (p *Probe) Secret(path string) *Probe {
+	p.sensitive = true
+	return p.ask("content " + path)
+}
+
+// List asks for the names in a directory, at most 1000.
+func (p *Probe) List(path string) *Probe { return p.ask("list " + path) }
+
+// Package asks for a package's installed version and whether it is held.
+func (p *Probe) Package(names ...string) *Probe {
+	for _, name := range names {
+		p.ask("package " + name)
+	}
+	return p
+}
+
+// Available asks which versions of a package the repositories have, as of the
+// last renewal of the lists.
+func (p *Probe) Available(names ...string) *Probe {
+	for _, name := range names {
+		p.ask("available " + name)
+	}
+	return p
+}
+
+// Unit asks for the state of a systemd unit.
+func (p *Probe) Unit(name string) *Probe { return p.ask("unit " + name) }
+
+// Port asks who listens on a TCP port.
+func (p *Probe) Port(port int) *Probe { return p.ask("port " + strconv.Itoa(port)) }
+
+// Addresses asks for the host's own global addresses.
+func (p *Probe) Addresses() *Probe { return p.ask("addresses -") }
+
+// Lookup asks how long a name or reverse lookup takes.
+func (p *Probe) Lookup(name string) *Probe { return p.ask("lookup " + name) }
+
+// Account asks whether a user exists.
+func (p *Probe) Account(name string) *Probe { return p.ask("account " + name) }
+
+// Sysctl asks for a kernel setting.
+func (p *Probe) Sysctl(key string) *Probe { return p.ask("sysctl " + key) }
+
+// Tool asks whether a program is in the path.
+func (p *Probe) Tool(name string) *Probe { return p.ask("tool " + name) }
+
+// Run asks the questions.
+func (p *Probe) Run(ctx context.Context, h host.Host) (*Facts, error) {
+	begin := time.Now()
+	res, err := h.Run(ctx, host.Cmd{
+		Name:      "probe",
+		Script:    script("probe.sh"),
+		Stdin:     []byte(strings.Join(p.questions, "\n") + "\n"),
+		Sensitive: p.sensitive,
+		MaxOutput: 16 << 20,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if res.Truncated {
+		return nil, fmt.Errorf("host %s: the probe's output was cut off", h.Name())
+	}
+	f := &Facts{index: p.index, values: map[string][]string{}, asked: begin, answered: time.Now()}
+	for line := range strings.Lines(string(res.Stdout)) {
+		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		if !ok {
+			continue
+		}
+		f.values[key] = append(f.values[key], value)
+	}
+	return f, nil
+}
+
+// Facts are the answers to a Probe. Asking it for what was not probed panics:
+// that is a mistake in the program, and an empty answer would be taken for
+// "not there".
+type Facts struct {
+	index           map[string]int
+	values          map[string][]string
+	asked, answered time.Time
+}
+
+func (f *Facts) all(question, field string) []string {
+	n, ok := f.index[question]
+	if !ok {
+		panic(fmt.Sprintf("remote: %q was not probed", question))
+	}
+	return f.values[strconv.Itoa(n)+"."+field]
+}
+
+func (f *Facts) get(question, field string) string {
+	if all := f.all(question, field); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+func (f *Facts) num(question, field string) int64 {
+	n, _ := strconv.ParseInt(f.get(question, field), 10, 64)
+	return n
+}
+
+// OS is a host's system.
+type OS struct {
+	ID         string // "debian"
+	Version    string // "13"
+	Codename   string // "trixie"
+	Pretty     string
+	Arch       string // dpkg's name
+	Kernel     string
+	Hostname   string
+	MachineID  string
+	BootID     string
+	Init       string // name of process 1
+	CPUs       int
+	Memory     int64 // bytes
+	Swap       int64 // bytes
+	Hugepages  int
+	MemoryFree int64 // bytes, "available"
+}
+
+// OS returns the answer to Probe.OS.
+func (f *Facts) OS() OS {
+	q := "os -"
+	return OS{
+		ID: f.get(q, "ID"), Version: f.get(q, "VERSION_ID"), Codename: f.get(q, "VERSION_CODENAME"),
+		Pretty: f.get(q, "PRETTY_NAME"), Arch: f.get(q, "arch"), Kernel: f.get(q, "kernel"),
+		Hostname: f.get(q, "hostname"), MachineID: f.get(q, "machine_id"), BootID: f.get(q, "boot_id"),
+		Init: f.get(q, "init"), CPUs: int(f.num(q, "cpus")),
+		Memory: f.num(q, "memory_kib") << 10, MemoryFree: f.num(q, "memory_available_kib") << 10,
+		Swap: f.num(q, "swap_kib") << 10, Hugepages: int(f.num(q, "hugepages")),
+	}
+}
+
+// Clock is what a host's clock says.
+type Clock struct {
+	// Skew is how far the host's clock is from the runner's, as far as the
+	// duration of the session can tell: a host whose time lies between the
+	// beginning and the end of the session has none.
+	Skew         time.Duration
+	Synchronized bool
+	Service      string // the active time service, empty if none
+}
+
+// Clock returns the answer to Probe.Clock.
+func (f *Facts) Clock() Clock {
+	q := "clock -"
+	now := time.Unix(0, f.num(q, "now"))
+	c := Clock{Synchronized: f.get(q, "synchronized") == "yes", Service: f.get(q, "service")}
+	switch {
+	case now.Before(f.asked):
+		c.Skew = now.Sub(f.asked)
+	case now.After(f.answered):
+		c.Skew = now.Sub(f.answered)
+	}
+	return c
+}
+
+// Disk is the filesystem that holds a path.
+type Disk struct {
+	Size, Free int64  // bytes
+	At         string // the path itself, or the nearest parent that exists
+	Mount      string
+	Filesystem string
+	Writable   bool
+}
+
+// Disk returns the answer to Probe.Disk.
+func (f *Facts) Disk(path string) Disk {
+	q := "disk " + path
+	return Disk{
+		Size: f.num(q, "size_kib") << 10, Free: f.num(q, "free_kib") << 10, At: f.get(q, "at"),
+		Mount: f.get(q, "mount"), Filesystem: f.get(q, "filesystem"), Writable: f.get(q, "writable") == "yes",
+	}
+}
+
+// PathType is what is at a path.
+type PathType string
+
+// What can be at a path.
+const (
+	Missing PathType = "missing"
+	Regular PathType = "file"
+	Dir     PathType = "dir"
+	Link    PathType = "link"
+	Other   PathType = "other"
+)
+
+// Path is what is at a path.
+type Path struct {
+	Type         PathType
+	Mode         string // octal, such as "640"
+	Owner, Group string
+	SHA256       string // of a file
+	Size         int64  // of a file, bytes
+	Target       string // of a link
+	Empty        bool   // of a directory
+	Content      []byte // of a file, where asked for
+}
+
+// Exists reports whether there is anything at the path.
+func (p Path) Exists() bool { return p.Type != Missing }
+
+// Path returns the answer to Probe.Path, Content or Secret.
+func (f *Facts) Path(path string) Path {
+	q := "content " + path
+	if _, ok := f.index[q]; !ok {
+		q = "path " + path
+	}
+	p := Path{
+		Type: PathType(f.get(q, "type")), Mode: f.get(q, "mode"), Owner: f.get(q, "owner"), Group: f.get(q, "group"),
+		SHA256: f.get(q, "sha256"), Size: f.num(q, "size"), Target: f.get(q, "target"), Empty: f.get(q, "empty") == "yes",
+	}
+	if c, err := base64.StdEncoding.DecodeString(f.get(q, "content")); err == nil {
+		p.Content = c
+	}
+	return p
+}
+
+// List returns the answer to Probe.List.
+func (f *Facts) List(path string) []string {
+	b, err := base64.StdEncoding.DecodeString(f.get("list "+path, "entries"))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+}
+
+// Package is the state of a package.
+type Package struct {
+	Name      string
+	Version   string // installed version, empty if it is not installed
+	Held      bool
+	Installed bool // unpacked and configured
+	Broken    bool // neither installed nor absent: an interrupted dpkg
+}
+
+// Package returns the answer to Probe.Package.
+func (f *Facts) Package(name string) Package {
+	q := "package " + name
+	status := f.get(q, "status")
+	p := Package{Name: name}
+	if len(status) < 2 {
+		return p
+	}
+	p.Held = status[0] == 'h'
+	switch status[1] {
+	case 'i':
+		p.Installed = true
+		p.Version = f.get(q, "version")
+	case 'n', 'c':
+		// not installed, or only its configuration is left
+	default:
+		p.Broken = true
+		p.Version = f.get(q, "version")
+	}
+	return p
+}
+
+// Available returns the answer to Probe.Available.
+func (f *Facts) Available(name string) []string { return f.all("available "+name, "version") }
+
+// Unit is the state of a systemd unit.
+type Unit struct {
+	Name         string
+	Loaded       bool   // a unit file exists
+	Active       string // "active", "inactive", "activating", "failed", ...
+	Sub          string
+	Enabled      string // "enabled", "disabled", "masked", ...
+	NeedsReload  bool   // its files changed since systemd read them
+	MainPID      int
+	Restarts     int
+	Result       string // "success", or why it ended
+	Fragment     string // its file
+	InvocationID string
+}
+
+// Running reports whether the unit is active.
+func (u Unit) Running() bool { return u.Active == "active" || u.Active == "reloading" }
+
+// Unit returns the answer to Probe.Unit.
+func (f *Facts) Unit(name string) Unit {
+	q := "unit " + name
+	return Unit{
+		Name: name, Loaded: f.get(q, "LoadState") == "loaded", Active: f.get(q, "ActiveState"),
+		Sub: f.get(q, "SubState"), Enabled: f.get(q, "UnitFileState"),
+		NeedsReload: f.get(q, "NeedDaemonReload") == "yes", MainPID: int(f.num(q, "MainPID")),
+		Restarts: int(f.num(q, "NRestarts")), Result: f.get(q, "Result"), Fragment: f.get(q, "FragmentPath"),
+		InvocationID: f.get(q, "InvocationID"),
+	}
+}
+
+// Port returns the answer to Probe.Port: "ADDRESS:PORT users:((...))" for each
+// listener.
+func (f *Facts) Port(port int) []string { return f.all("port "+strconv.Itoa(port), "listen") }
+
+// Addresses returns the answer to Probe.Addresses: "INTERFACE ADDRESS/PREFIX".
+func (f *Facts) Addresses() []string { return f.all("addresses -", "address") }
+
+// Lookup returns the answer to Probe.Lookup.
+func (f *Facts) Lookup(name string) time.Duration {
+	return time.Duration(f.num("lookup "+name, "ms")) * time.Millisecond
+}
+
+// Account returns the answer to Probe.Account.
+func (f *Facts) Account(name string) bool { return f.get("account "+name, "uid") != "" }
+
+// Sysctl returns the answer to Probe.Sysctl, empty if the kernel has no such
+// setting.
+func (f *Facts) Sysctl(key string) string { return f.get("sysctl "+key, "value") }
+
+// Tool returns the answer to Probe.Tool.
+func (f *Facts) Tool(name string) bool { return f.get("tool "+name, "path") != "" }

@@ -1,0 +1,29 @@
+# tree.purge PATH: deletes a directory with everything in it, on its own
+# filesystem only. A link, a path close to the root or a mount point's
+# content elsewhere is not followed. If the path is a mount point itself, its
+# content goes and it stays.
+set -eu
+case $1 in
+/*/*/*) ;;
+*)
+	echo "refusing to delete $1: it is too close to the root" >&2
+	exit 1
+	;;
+esac
+case $1 in
+*/../* | */.. | */./* | *//*)
+	echo "refusing to delete $1: the path is not plain" >&2
+	exit 1
+	;;
+esac
+if [ -L "$1" ]; then
+	echo "refusing to delete $1: it is a symbolic link" >&2
+	exit 1
+fi
+[ -e "$1" ] || exit 0
+if mountpoint -q -- "$1"; then
+	find "$1" -xdev -mindepth 1 -delete
+else
+	rm -rf --one-file-system -- "$1"
+fi
+sync -- "$(dirname -- "$1")"

@@ -1,0 +1,91 @@
+package roll
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// All that come together are served by rank, one at a time, and the rank is
+// asked anew before each turn: the leader may have changed.
+func TestQueueOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queues
+		var mu sync.Mutex
+		var order []string
+		leader := "a"
+		var wg sync.WaitGroup
+		inside := 0
+		for _, id := range []string{"a", "b", "c"} {
+			wg.Go(func() {
+				leave, err := q.Enter(t.Context(), "main", id, func(context.Context) int {
+					mu.Lock()
+					defer mu.Unlock()
+					if id == leader {
+						return 10
+					}
+					return int(id[0] - 'a')
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				inside++
+				if inside != 1 {
+					t.Errorf("%d at a time", inside)
+				}
+				order = append(order, id)
+				leader = "c" // a failover while b has its turn
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				leave()
+			})
+		}
+		wg.Wait()
+		if want := []string{"b", "a", "c"}; !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
+		}
+		if len(q.queues) != 0 {
+			t.Error("the queue was not cleaned up")
+		}
+	})
+}
+
+// One that gives up does not block the others, and clusters do not wait for
+// each other.
+func TestQueueCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queues
+		rank := func(context.Context) int { return 0 }
+		leave, err := q.Enter(t.Context(), "main", "a", rank)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := q.Enter(ctx, "main", "b", rank); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		other, err := q.Enter(t.Context(), "other", "x", rank)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other()
+		leave()
+		leave() // a second time does nothing
+		again, err := q.Enter(t.Context(), "main", "c", rank)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again()
+		synctest.Wait()
+	})
+}
