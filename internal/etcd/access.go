@@ -1,0 +1,224 @@
+package etcd
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"embed"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+)
+
+//go:embed scripts/*.sh
+var scripts embed.FS
+
+// Access says how to reach an etcd cluster. It is passed along between
+// resources and holds no secrets: those are on the members' hosts, for whoever
+// can log in there as root.
+type Access struct {
+	Name       string
+	TLS, Auth  bool
+	ClientPort int
+	Members    map[string]Member
+}
+
+// Access is how to reach the cluster that the spec describes.
+func (s Spec) Access() Access {
+	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members}
+}
+
+// Key identifies the cluster among those that a process talks to.
+func (a Access) Key() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %v %v %d", a.Name, a.TLS, a.Auth, a.ClientPort)
+	for _, n := range a.Names() {
+		fmt.Fprintf(&b, " %s=%+v", n, a.Members[n])
+	}
+	return b.String()
+}
+
+// Names returns the members' names in order.
+func (a Access) Names() []string { return slices.Sorted(maps.Keys(a.Members)) }
+
+// URL is where clients reach a member.
+func (a Access) URL(name string) string {
+	return Spec{TLS: a.TLS, ClientPort: a.ClientPort, Members: a.Members}.ClientURL(name)
+}
+
+// clientSubject is the organization in our own client certificates.
+const clientSubject = "pgha-provider"
+
+// staggered is how long to wait for one member's host before the next is asked
+// as well.
+const staggered = 1500 * time.Millisecond
+
+// Open returns a client for the cluster. It needs root on one member's host
+// and asks them one after the other, the next one as soon as one is slow.
+func (a Access) Open(ctx context.Context, fleet host.Fleet) (Client, error) {
+	key, request, err := clientKey()
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.session(ctx, fleet, request)
+	if err != nil {
+		return nil, &problem.Error{
+			Step:  "log in to the etcd cluster " + a.Name,
+			Cause: err,
+			Do:    "make sure that at least one of its members' hosts can be reached: " + strings.Join(a.Names(), ", ") + ".",
+		}
+	}
+	cfg := DialConfig{Authority: s.authority}
+	for _, n := range a.Names() {
+		m := a.Members[n]
+		cfg.Endpoints = append(cfg.Endpoints, Endpoint{
+			URL: a.URL(n), Host: fleet.Host(m.Target), Addr: net.JoinHostPort(m.Address, strconv.Itoa(a.ClientPort)),
+		})
+	}
+	if a.TLS {
+		if cfg.TLS, err = s.tls(key); err != nil {
+			return nil, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
+		}
+	}
+	if a.Auth {
+		if s.credentials.Provider == "" {
+			return nil, &problem.Error{
+				Host: s.host, Cause: fmt.Errorf("%s is missing or cannot be read", credentialsPath(a.Name)),
+				Do: "apply the cluster's pgha_etcd_cluster resource: it is not complete on this host.",
+			}
+		}
+		cfg.User, cfg.Password = ProviderUser, s.credentials.Provider
+	}
+	return Dial(cfg)
+}
+
+// clientKey makes a key and a signing request for this process.
+func clientKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+// session is what a member's host gave us to log in with.
+type session struct {
+	host        string
+	credentials Credentials
+	authority   []byte
+	certificate []byte
+}
+
+func (s session) tls(key *ecdsa.PrivateKey) (*tls.Config, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(s.authority) {
+		return nil, fmt.Errorf("host %s has no certificate authority for it", s.host)
+	}
+	c, err := pki.Parse(s.certificate)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", s.host, err)
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, RootCAs: roots,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{c.Raw}, PrivateKey: key}},
+	}, nil
+}
+
+func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (session, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		s   session
+		err error
+	}
+	names := a.Names()
+	answers := make(chan answer, len(names))
+	var errs []error
+	next, open := 0, 0
+	ask := func() {
+		m := a.Members[names[next]]
+		next++
+		open++
+		go func() {
+			s, err := a.ask(ctx, fleet.Host(m.Target), request)
+			answers <- answer{s, err}
+		}()
+	}
+	for {
+		if next < len(names) {
+			ask()
+		}
+		timer := time.NewTimer(staggered)
+		select {
+		case r := <-answers:
+			timer.Stop()
+			open--
+			if r.err == nil {
+				return r.s, nil
+			}
+			errs = append(errs, r.err)
+			if open == 0 && next == len(names) {
+				return session{}, errors.Join(errs...)
+			}
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return session{}, errors.Join(append(errs, context.Cause(ctx))...)
+		}
+	}
+}
+
+func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, error) {
+	res, err := h.Run(ctx, host.Cmd{
+		Name: "etcd.session", Script: pki.Script(scripts, "scripts/session.sh"),
+		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject},
+		Stdin: request, Sensitive: true,
+	})
+	if err != nil {
+		return session{}, err
+	}
+	s := session{host: h.Name()}
+	for line := range strings.Lines(string(res.Stdout)) {
+		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		b, err := base64.StdEncoding.DecodeString(value)
+		if err != nil {
+			return session{}, fmt.Errorf("host %s: unexpected answer: %w", h.Name(), err)
+		}
+		switch field {
+		case "credentials":
+			if err := json.Unmarshal(b, &s.credentials); err != nil {
+				return session{}, fmt.Errorf("host %s: %s cannot be read: %w", h.Name(), credentialsPath(a.Name), err)
+			}
+		case "authority":
+			s.authority = b
+		case "certificate":
+			s.certificate = b
+		}
+	}
+	if a.TLS && len(s.certificate) == 0 || a.Auth && s.credentials.Provider == "" {
+		return session{}, &problem.Error{
+			Host: h.Name(), Cause: fmt.Errorf("this host does not have what is needed to log in to the etcd cluster %s", a.Name),
+			Do: "apply its pgha_etcd_cluster resource first.",
+		}
+	}
+	return s, nil
+}

@@ -1,0 +1,108 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Client is what the provider asks of a running etcd cluster. Errors are those
+// of the connection or of etcd; a key that is not there is no error.
+type Client interface {
+	// Get returns the value of a key.
+	Get(ctx context.Context, key string) (KeyValue, bool, error)
+	// List returns the keys with a prefix, in order.
+	List(ctx context.Context, prefix string) ([]KeyValue, error)
+	// Put sets a key whatever it was.
+	Put(ctx context.Context, key, value string) error
+	// Create sets a key unless it exists, and reports whether it did.
+	Create(ctx context.Context, key, value string) (bool, error)
+	// Swap sets a key if it is still at the given revision.
+	Swap(ctx context.Context, key, value string, revision int64) (bool, error)
+	// Delete removes a key; one that is not there is fine.
+	Delete(ctx context.Context, key string) error
+	// DeletePrefix removes all keys with a prefix, which must end in "/":
+	// without it, "/service/a" would also remove "/service/ab/...".
+	DeletePrefix(ctx context.Context, prefix string) error
+
+	// Lock takes a lock that is kept alive until it is released or this
+	// process is gone for ttl. If somebody else has it, Lock waits for it
+	// until ctx ends and then returns a *HeldError.
+	Lock(ctx context.Context, key, holder string, ttl time.Duration) (Lock, error)
+
+	// EnableAuth makes the users root and pgha with these passwords and
+	// turns authentication on. It is idempotent.
+	EnableAuth(ctx context.Context, c Credentials) error
+	// GrantUser makes or updates a user that may read and write the given
+	// prefixes and nothing else.
+	GrantUser(ctx context.Context, user, password string, prefixes ...string) error
+	// DropUser removes a user and its role; one that is not there is fine.
+	DropUser(ctx context.Context, user string) error
+
+	// Status asks one member, by the URL of its client port.
+	Status(ctx context.Context, endpoint string) (Status, error)
+	// Members lists the members as the cluster knows them.
+	Members(ctx context.Context) ([]MemberInfo, error)
+
+	// Authority is the certificate of the cluster's authority in PEM, empty
+	// without TLS.
+	Authority() []byte
+
+	Close() error
+}
+
+// KeyValue is a key with its value.
+type KeyValue struct {
+	Key, Value string
+	// Revision is of the last change (etcd's mod_revision), Created of the
+	// first (create_revision).
+	Revision, Created int64
+	// Lease is the id of the lease that the key dies with, or zero.
+	Lease int64
+}
+
+// Lock is a lock that is held.
+type Lock interface {
+	// Revision rises with every holder: a fencing token.
+	Revision() int64
+	// Lost is closed when the lock could not be kept alive.
+	Lost() <-chan struct{}
+	// Release frees the lock, in bounded time even if ctx has ended.
+	Release(ctx context.Context)
+}
+
+// HeldError says who holds a lock.
+type HeldError struct {
+	Key    string
+	Holder string // who holds it, in its own words
+}
+
+func (e *HeldError) Error() string {
+	return "the lock " + e.Key + " is held by " + e.Holder
+}
+
+// Status is what a member says about itself.
+type Status struct {
+	MemberID  uint64
+	Leader    uint64 // member id of the leader it knows, 0 if none
+	Version   string
+	DBSize    int64 // bytes
+	DBInUse   int64 // bytes
+	RaftIndex uint64
+	Applied   uint64
+	Learner   bool
+	Errors    []string // alarms among them
+	ClusterID uint64
+}
+
+// MemberInfo is a member as the cluster knows it.
+type MemberInfo struct {
+	ID         uint64
+	Name       string // empty: it has never started
+	PeerURLs   []string
+	ClientURLs []string
+	Learner    bool
+}
+
+// ErrAuth is a login that etcd rejected.
+var ErrAuth = errors.New("etcd rejected the user or the password")

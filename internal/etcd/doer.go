@@ -1,0 +1,367 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+// Doer has what the steps of a plan need when they run.
+type Doer struct {
+	Fleet host.Fleet
+	Log   *slog.Logger
+	// Open opens a client; it is Access.Open but for tests.
+	Open func(ctx context.Context, a Access) (Client, error)
+
+	mu     sync.Mutex
+	fresh  *Credentials // made in this run
+	cached map[string]Client
+}
+
+// NewDoer returns a Doer for a fleet of real hosts.
+func NewDoer(fleet host.Fleet, log *slog.Logger) *Doer {
+	return &Doer{Fleet: fleet, Log: log, Open: func(ctx context.Context, a Access) (Client, error) {
+		return a.Open(ctx, fleet)
+	}}
+}
+
+// Close closes the clients that steps have opened.
+func (d *Doer) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.cached {
+		_ = c.Close()
+	}
+	d.cached = nil
+}
+
+func (d *Doer) client(ctx context.Context, s Spec) (Client, error) {
+	key := s.Access().Key()
+	d.mu.Lock()
+	c := d.cached[key]
+	d.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	c, err := d.Open(ctx, s.Access())
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cached == nil {
+		d.cached = map[string]Client{}
+	}
+	d.cached[key] = c
+	return c, nil
+}
+
+func (d *Doer) host(s Spec, name string) host.Host { return d.Fleet.Host(s.Members[name].Target) }
+
+func (d *Doer) step(_ Spec, name, id, title string, risk engine.Risk, do func(context.Context) error) engine.Step {
+	return engine.Step{ID: id, Host: name, Title: title, Risk: risk, Do: do}
+}
+
+func (d *Doer) install(s Spec, name string, pins []remote.Pin) engine.Step {
+	var list []string
+	for _, p := range pins {
+		list = append(list, p.String())
+	}
+	return d.step(s, name, "etcd.packages", "install "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
+		return remote.Install(ctx, d.host(s, name), pins...)
+	})
+}
+
+func (d *Doer) hold(s Spec, name string, packages []string) engine.Step {
+	return d.step(s, name, "etcd.hold", "hold "+strings.Join(packages, ", "), engine.Safe, func(ctx context.Context) error {
+		return remote.Hold(ctx, d.host(s, name), packages...)
+	})
+}
+
+func (d *Doer) createAuthority(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.authority", "make the certificate authority of the etcd cluster", engine.Safe, func(ctx context.Context) error {
+		_, err := Authority(s.Name).Create(ctx, d.host(s, name))
+		return err
+	})
+}
+
+func (d *Doer) copyAuthority(s Spec, from, to string) engine.Step {
+	return d.step(s, to, "etcd.authority.copy", "copy the certificate authority from "+from+", encrypted to this host", engine.Safe, func(ctx context.Context) error {
+		holder := d.host(s, from)
+		certificate, err := Authority(s.Name).Create(ctx, holder) // reads it: it is there
+		if err != nil {
+			return err
+		}
+		return Authority(s.Name).CopyTo(ctx, holder, d.host(s, to), certificate)
+	})
+}
+
+func (d *Doer) writeAuthority(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.authority.trust", "write "+s.authorityPath(), engine.Safe, func(ctx context.Context) error {
+		h := d.host(s, name)
+		certificate, err := Authority(s.Name).Create(ctx, h) // reads it: every member holds it
+		if err != nil {
+			return err
+		}
+		return remote.WriteFile(ctx, h, remote.File{Path: s.authorityPath(), Content: certificate})
+	})
+}
+
+func (d *Doer) issue(s Spec, name string, l pki.Leaf, why string) engine.Step {
+	return d.step(s, name, "etcd.certificate", "issue "+l.Certificate+" ("+why+")", engine.Safe, func(ctx context.Context) error {
+		h := d.host(s, name)
+		return Authority(s.Name).Issue(ctx, h, h, l)
+	})
+}
+
+// writeCredentials copies the credentials that there are; if there are none,
+// the first step to run makes them and all others write the same.
+func (d *Doer) writeCredentials(s Spec, name string, have *Credentials) engine.Step {
+	return d.step(s, name, "etcd.credentials", "write "+s.credentialsPath(), engine.Safe, func(ctx context.Context) error {
+		c := have
+		if c == nil {
+			d.mu.Lock()
+			if d.fresh == nil {
+				d.fresh = &Credentials{Root: NewPassword(), Provider: NewPassword()}
+			}
+			c = d.fresh
+			d.mu.Unlock()
+		}
+		return remote.WriteFile(ctx, d.host(s, name), c.file(s.Name))
+	})
+}
+
+func (d *Doer) makeDataDir(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.data", "make "+s.DataDir(), engine.Safe, func(ctx context.Context) error {
+		return remote.MakeDir(ctx, d.host(s, name), s.DataDir(), account, account, "0700")
+	})
+}
+
+func (d *Doer) write(s Spec, name string, f remote.File) engine.Step {
+	return d.step(s, name, "etcd.file", "write "+f.Path, engine.Safe, func(ctx context.Context) error {
+		return remote.WriteFile(ctx, d.host(s, name), f)
+	})
+}
+
+func (d *Doer) reload(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.unit.reload", "make systemd read its unit files again", engine.Safe, func(ctx context.Context) error {
+		return remote.DaemonReload(ctx, d.host(s, name))
+	})
+}
+
+func (d *Doer) enable(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.unit.enable", "make "+Unit+" start at boot", engine.Safe, func(ctx context.Context) error {
+		return remote.EnableUnit(ctx, d.host(s, name), Unit)
+	})
+}
+
+func (d *Doer) start(s Spec, name string) engine.Step {
+	return d.step(s, name, "etcd.start", "start "+Unit, engine.Safe, func(ctx context.Context) error {
+		return remote.StartUnit(ctx, d.host(s, name), Unit)
+	})
+}
+
+func (d *Doer) healthy(s Spec) engine.Step {
+	return d.step(s, "", "etcd.healthy", "wait until every member is healthy", engine.Safe, func(ctx context.Context) error {
+		return d.waitHealthy(ctx, s)
+	})
+}
+
+func (d *Doer) enableAuth(s Spec) engine.Step {
+	return d.step(s, "", "etcd.auth", "turn authentication on", engine.Safe, func(ctx context.Context) error {
+		var p remote.Probe
+		p.Secret(s.credentialsPath())
+		facts, err := p.Run(ctx, d.host(s, s.Names()[0]))
+		if err != nil {
+			return err
+		}
+		have := readCredentials(facts, s.Name)
+		if have == nil {
+			return fmt.Errorf("%s is missing or cannot be read", s.credentialsPath())
+		}
+		c, err := d.client(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := c.EnableAuth(ctx, *have); err != nil {
+			return err
+		}
+		// The client logged in to nothing so far. Without a token etcd would
+		// take its certificate's name for a user.
+		d.Close()
+		if c, err = d.client(ctx, s); err != nil {
+			return err
+		}
+		// Proof: a request that needs the login to be right.
+		_, _, err = c.Get(ctx, "/pgha/")
+		return err
+	})
+}
+
+// rollingRestart restarts members one at a time, the leader last, each only
+// while all others are healthy.
+func (d *Doer) rollingRestart(s Spec, names []string) engine.Step {
+	return d.step(s, "", "etcd.restart", "restart "+strings.Join(names, ", ")+", one at a time, the leader last", engine.Restart, func(ctx context.Context) error {
+		for len(names) > 0 {
+			if err := d.waitHealthy(ctx, s); err != nil {
+				return problem.In("", "wait for a healthy cluster before the next restart", err)
+			}
+			next, err := d.notLeader(ctx, s, names)
+			if err != nil {
+				return err
+			}
+			d.Log.InfoContext(ctx, "restarting an etcd member", "host", next)
+			if err := remote.RestartUnit(ctx, d.host(s, next), Unit, 2*time.Minute); err != nil {
+				return problem.In(next, "restart "+Unit, d.withLog(ctx, s, next, err))
+			}
+			names = without(names, next)
+		}
+		return d.waitHealthy(ctx, s)
+	})
+}
+
+func without(names []string, name string) []string {
+	var rest []string
+	for _, n := range names {
+		if n != name {
+			rest = append(rest, n)
+		}
+	}
+	return rest
+}
+
+// notLeader picks a member that is not the leader, or the leader if it is the
+// only one left.
+func (d *Doer) notLeader(ctx context.Context, s Spec, names []string) (string, error) {
+	c, err := d.client(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	for _, n := range names {
+		st, err := c.Status(ctx, s.ClientURL(n))
+		if err != nil {
+			return "", problem.In(n, "ask for its status", err)
+		}
+		if st.Leader != st.MemberID {
+			return n, nil
+		}
+	}
+	return names[0], nil
+}
+
+// waitHealthy waits until every member answers, knows the same leader, has
+// applied what was committed and reports no alarm.
+func (d *Doer) waitHealthy(ctx context.Context, s Spec) error {
+	polls := 0
+	err := wait.Until(ctx, d.Log, "every member of the etcd cluster "+s.Name+" to be healthy", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		c, err := d.client(ctx, s)
+		if err != nil {
+			return false, "", wait.Never(err)
+		}
+		sick := ""
+		for _, h := range Health(ctx, c, s) {
+			if h.Problem != "" {
+				sick = h.Member + ": " + h.Problem
+				break
+			}
+		}
+		if sick == "" {
+			return true, "", nil
+		}
+		if polls++; polls%15 == 0 {
+			if err := d.crashed(ctx, s); err != nil {
+				return false, "", wait.Never(err)
+			}
+		}
+		return false, sick, nil
+	})
+	return err
+}
+
+// MemberHealth is what is wrong with a member, if anything.
+type MemberHealth struct {
+	Member  string
+	Status  Status
+	Problem string // empty if it is healthy
+}
+
+// Health asks every member at once.
+func Health(ctx context.Context, c Client, s Spec) []MemberHealth {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	names := s.Names()
+	list := make([]MemberHealth, len(names))
+	var wg sync.WaitGroup
+	for i, n := range names {
+		wg.Go(func() {
+			h := MemberHealth{Member: n}
+			st, err := c.Status(ctx, s.ClientURL(n))
+			switch {
+			case err != nil:
+				h.Problem = "does not answer: " + err.Error()
+			case st.Leader == 0:
+				h.Problem = "knows no leader"
+			case len(st.Errors) > 0:
+				h.Problem = strings.Join(st.Errors, ", ")
+			case st.RaftIndex > st.Applied+100:
+				h.Problem = fmt.Sprintf("is %d entries behind", st.RaftIndex-st.Applied)
+			}
+			h.Status = st
+			list[i] = h
+		})
+	}
+	wg.Wait()
+	for i := range list {
+		if list[i].Problem == "" && list[i].Status.Leader != list[0].Status.Leader && list[0].Problem == "" {
+			list[i].Problem = "knows another leader than " + list[0].Member
+		}
+	}
+	return list
+}
+
+// crashed looks whether a member's unit has given up or dies again and again,
+// and quotes its log if so.
+func (d *Doer) crashed(ctx context.Context, s Spec) error {
+	var errs []error
+	for _, n := range s.Names() {
+		var p remote.Probe
+		p.Unit(Unit)
+		facts, err := p.Run(ctx, d.host(s, n))
+		if err != nil {
+			if host.Unreachable(err) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		u := facts.Unit(Unit)
+		switch {
+		case u.Active == "failed":
+			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s has failed (%s)", Unit, u.Result))))
+		case u.Restarts >= 3:
+			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s ends again and again (%d times so far)", Unit, u.Restarts))))
+		case u.Active == "inactive":
+			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s is not running", Unit))))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// withLog adds the last lines of etcd's log to an error.
+func (d *Doer) withLog(ctx context.Context, s Spec, name string, err error) error {
+	if err == nil || host.Unreachable(err) {
+		return err
+	}
+	lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(s, name), Unit, 15, "")
+	return &problem.Error{Host: name, Cause: err, Log: lines, Do: "mend what the log names, then apply again."}
+}

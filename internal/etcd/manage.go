@@ -1,0 +1,320 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/roll"
+)
+
+// Manager carries out what the resource asks for.
+type Manager struct {
+	Doer    *Doer
+	Observe engine.Observer
+	Now     func() time.Time
+	// Runner says who we are to others who want a lock.
+	Runner string
+}
+
+func lockPath(cluster string) string { return "/run/lock/pgha/etcd-" + cluster }
+
+// lock keeps other applies away from the cluster's hosts.
+func (m *Manager) lock(ctx context.Context, s Spec) (context.Context, func(), error) {
+	var hosts []host.Host
+	for _, n := range s.Names() {
+		hosts = append(hosts, m.Doer.host(s, n))
+	}
+	return roll.LockHosts(ctx, m.Doer.Log, lockPath(s.Name), roll.Hold("etcd cluster "+s.Name, m.Runner), hosts)
+}
+
+// Apply brings the cluster to what the spec says and returns its uid. It is
+// the same for a new cluster, one whose create was cut off, and one that
+// drifted.
+func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
+	ctx, unlock, err := m.lock(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	f, err := m.probeWithLists(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	uid = f.uid()
+	if uid == "" {
+		uid = NewUID()
+	}
+	plan, err := Plan(s, f, uid, m.Now(), m.Doer)
+	if err != nil {
+		return "", err
+	}
+	return uid, engine.Run(ctx, plan, m.Observe)
+}
+
+// uid is that of the first marker there is.
+func (f Facts) uid() string {
+	for _, n := range sortedKeys(f.Hosts) {
+		if m := f.Hosts[n].Marker; m != nil {
+			return m.UID
+		}
+	}
+	return ""
+}
+
+// probeWithLists probes, and where a host's package lists do not have the
+// wanted version, renews them and probes again.
+func (m *Manager) probeWithLists(ctx context.Context, s Spec) (Facts, error) {
+	f := Probe(ctx, m.Doer.Fleet, s)
+	if err := f.Err(); err != nil {
+		return f, err
+	}
+	var stale []string
+	for _, n := range s.Names() {
+		h := f.Hosts[n].Facts
+		for _, pkg := range []string{serverPackage, clientPackage} {
+			_, listed := debver.Newest(s.Version, h.Available(pkg))
+			if !listed && !debver.Matches(s.Version, h.Package(pkg).Version) {
+				stale = append(stale, n)
+				break
+			}
+		}
+	}
+	if len(stale) == 0 {
+		return f, nil
+	}
+	var lanes []engine.Plan
+	for _, n := range stale {
+		lanes = append(lanes, engine.Sequence(m.Doer.step(s, n, "etcd.lists", "renew the package lists", engine.Safe, func(ctx context.Context) error {
+			return remote.UpdateLists(ctx, m.Doer.host(s, n))
+		})))
+	}
+	if err := engine.Run(ctx, engine.Plan{}.ThenParallel(lanes...), m.Observe); err != nil {
+		return f, err
+	}
+	f = Probe(ctx, m.Doer.Fleet, s)
+	return f, f.Err()
+}
+
+// Observed is what Read found.
+type Observed struct {
+	// Absent: all hosts answered and nothing of the cluster is on any.
+	Absent bool
+	UID    string
+	// Versions are the installed versions, by member.
+	Versions map[string]string
+	// Drift is what an apply would do, a line each.
+	Drift []string
+	// Unreachable are the hosts that could not be asked.
+	Unreachable map[string]error
+}
+
+// Observe looks at the cluster and changes nothing.
+func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
+	f := Probe(ctx, m.Doer.Fleet, s)
+	o := Observed{UID: f.uid(), Versions: map[string]string{}, Unreachable: f.Errors}
+	o.Absent = len(f.Errors) == 0
+	for n, h := range f.Hosts {
+		o.Versions[n] = h.Facts.Package(serverPackage).Version
+		o.Absent = o.Absent && h.Absent(s)
+	}
+	if o.Absent || len(f.Errors) > 0 {
+		return o, nil
+	}
+	// The versions there are count as wanted here: a difference in version
+	// is shown as such, not as a step that is refused.
+	wanted := s
+	versions := slices.Compact(slices.Sorted(valuesOf(o.Versions)))
+	if len(versions) == 1 && versions[0] != "" && !debver.Matches(s.Version, versions[0]) {
+		wanted.Version = versions[0]
+	}
+	plan, err := Plan(wanted, f, o.UID, m.Now(), m.Doer)
+	if err != nil {
+		var p *problem.Error
+		if errors.As(err, &p) {
+			o.Drift = append(o.Drift, strings.ReplaceAll(p.Error(), "\n", " "))
+			return o, nil
+		}
+		return o, err
+	}
+	o.Drift = plan.Describe(engine.Safe)
+	return o, nil
+}
+
+func valuesOf(m map[string]string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, v := range m {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// Destroy stops the cluster for good. Without purge its data, certificates and
+// credentials stay on the hosts, so that creating it again takes it up where
+// it was.
+func (m *Manager) Destroy(ctx context.Context, s Spec, purge bool) error {
+	ctx, unlock, err := m.lock(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f := Probe(ctx, m.Doer.Fleet, s)
+	if err := f.Err(); err != nil {
+		return &problem.Error{
+			Step: "look at the cluster's hosts", Cause: err, Left: "the whole cluster, on all hosts.",
+			Do: "bring the host back, or, if it is gone for good, remove it from members first.",
+		}
+	}
+	if err := m.unused(ctx, s, f); err != nil {
+		return err
+	}
+	return engine.Run(ctx, DestroyPlan(s, f, purge, m.Doer), m.Observe)
+}
+
+// unused makes sure that no Patroni holds its leader key in this etcd.
+func (m *Manager) unused(ctx context.Context, s Spec, f Facts) error {
+	running := 0
+	for _, h := range f.Hosts {
+		if h.Facts.Unit(Unit).Running() && h.Marker != nil && h.Marker.Cluster == s.Name && h.Marker.Bootstrapped {
+			running++
+		}
+	}
+	if running < Quorum(len(s.Members)) {
+		return nil // nothing can be using it
+	}
+	c, err := m.Doer.client(ctx, s)
+	if err != nil {
+		return err
+	}
+	keys, err := c.List(ctx, "/")
+	if err != nil {
+		return err
+	}
+	for _, kv := range keys {
+		if strings.HasSuffix(kv.Key, "/leader") && kv.Lease != 0 {
+			return &problem.Error{
+				Step:  "make sure that nothing uses the etcd cluster",
+				Cause: fmt.Errorf("a Patroni cluster does: its leader %q holds the key %s", kv.Value, kv.Key),
+				Left:  "the whole etcd cluster.",
+				Do:    "destroy that Patroni cluster's nodes first, or stop its Patroni.",
+			}
+		}
+	}
+	return nil
+}
+
+// DestroyPlan is the way to no cluster. It is pure.
+func DestroyPlan(s Spec, f Facts, purge bool, do *Doer) engine.Plan {
+	var lanes []engine.Plan
+	for _, n := range s.Names() {
+		h := f.Hosts[n]
+		if h.Absent(s) {
+			continue
+		}
+		step := func(id, title string, risk engine.Risk, run func(context.Context, host.Host) error) engine.Step {
+			return do.step(s, n, id, title, risk, func(ctx context.Context) error { return run(ctx, do.host(s, n)) })
+		}
+		var lane engine.Plan
+		if h.Facts.Unit(Unit).Active != "inactive" || h.Facts.Unit(Unit).Enabled == "enabled" {
+			lane = lane.Then(step("etcd.stop", "stop and disable "+Unit, engine.Destructive, func(ctx context.Context, h host.Host) error {
+				if err := remote.DisableUnit(ctx, h, Unit); err != nil {
+					return err
+				}
+				return remote.StopUnit(ctx, h, Unit, 2*time.Minute)
+			}))
+		}
+		lane = lane.Then(step("etcd.unhold", "let "+serverPackage+" and "+clientPackage+" be upgraded again", engine.Safe, func(ctx context.Context, h host.Host) error {
+			return remote.Unhold(ctx, h, serverPackage, clientPackage)
+		}))
+		if purge {
+			lane = lane.Then(
+				step("etcd.purge", "delete "+s.DataDir(), engine.Destructive, func(ctx context.Context, h host.Host) error {
+					return remote.PurgeTree(ctx, h, s.DataDir())
+				}),
+				step("etcd.purge.files", "delete the cluster's certificates, keys and settings", engine.Destructive, func(ctx context.Context, h host.Host) error {
+					for _, path := range []string{Authority(s.Name).Path(), Dir(s.Name)} {
+						if err := remote.PurgeTree(ctx, h, path); err != nil {
+							return err
+						}
+					}
+					if err := remote.RemoveFiles(ctx, h, dropInPath); err != nil {
+						return err
+					}
+					if err := remote.RemoveEmptyDir(ctx, h, "/etc/systemd/system/etcd.service.d"); err != nil {
+						return err
+					}
+					return remote.DaemonReload(ctx, h)
+				}),
+				step("etcd.unmark", "remove the mark that this host is a member", engine.Safe, func(ctx context.Context, h host.Host) error {
+					return remote.RemoveFiles(ctx, h, MarkerPath)
+				}),
+			)
+		}
+		lanes = append(lanes, lane)
+	}
+	return engine.Plan{}.ThenParallel(lanes...)
+}
+
+// RoundTrip measures the longest round trip between two members, by how much
+// longer a connection from one to the other's peer port takes to be answered
+// (or refused) than one to itself. It is zero when nothing answers.
+func (m *Manager) RoundTrip(ctx context.Context, s Spec) time.Duration {
+	var mu sync.Mutex
+	var longest time.Duration
+	var wg sync.WaitGroup
+	for _, from := range s.Names() {
+		wg.Go(func() {
+			h := m.Doer.host(s, from)
+			own := answerTime(ctx, h, s.Members[from].Address, s.PeerPort)
+			for _, to := range s.Names() {
+				if to == from {
+					continue
+				}
+				if there := answerTime(ctx, h, s.Members[to].Address, s.PeerPort); there > 0 && own > 0 {
+					mu.Lock()
+					longest = max(longest, there-own)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return longest
+}
+
+// answerTime is the shortest of a few tries to connect; being refused is an
+// answer, too. Zero means none.
+func answerTime(ctx context.Context, h host.Host, address string, port int) time.Duration {
+	var best time.Duration
+	for range 4 {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		begin := time.Now()
+		c, err := h.Dial(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+		took := time.Since(begin)
+		timedOut := ctx.Err() != nil
+		cancel()
+		if c != nil {
+			_ = c.Close()
+		}
+		if timedOut || err != nil && host.KindOf(err) != host.KindDial {
+			return 0
+		}
+		if best == 0 || took < best {
+			best = took
+		}
+	}
+	return best
+}

@@ -1,0 +1,43 @@
+package etcd
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+// Marker is the file on a host that says which cluster its etcd belongs to. It
+// is written before anything else is, so that a create that was cut off is
+// recognised and continued, and it holds no secrets.
+type Marker struct {
+	Cluster string `json:"cluster"`
+	// UID tells this cluster from another one of the same name.
+	UID       string `json:"uid"`
+	Member    string `json:"member"`
+	MachineID string `json:"machine_id"`
+	// Bootstrapped is set once the whole cluster was healthy. From then on
+	// a member without data is a member that lost it, not a new one.
+	Bootstrapped bool `json:"bootstrapped"`
+}
+
+func (m Marker) file() remote.File {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		panic(err)
+	}
+	return remote.File{Path: MarkerPath, Content: append(b, '\n'), Mode: "0600"}
+}
+
+// readMarker returns the marker that a probe found, or nil.
+func readMarker(f *remote.Facts) (*Marker, error) {
+	p := f.Path(MarkerPath)
+	if p.Type != remote.Regular {
+		return nil, nil
+	}
+	var m Marker
+	if err := json.Unmarshal(p.Content, &m); err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", MarkerPath, err)
+	}
+	return &m, nil
+}

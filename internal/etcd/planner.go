@@ -1,0 +1,353 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Plan is the way from the facts to the wanted cluster. It is pure: the steps
+// carry their own means (do), which are only used when they run.
+//
+// The order for a new cluster: on all hosts at once a marker and the packages;
+// then the authority on the first host, its copies on the others; then on all
+// hosts at once certificates, files and the unit; then all members start
+// together, because none is ready before a quorum is. A running cluster is
+// changed one member at a time.
+func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, error) {
+	if err := f.Err(); err != nil {
+		return engine.Plan{}, err
+	}
+	uid, err := ownership(s, f, uid)
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	p := planner{s: s, f: f, uid: uid, now: now, do: do}
+	p.credentials, err = p.findCredentials()
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	return p.plan()
+}
+
+// ownership decides whether all hosts are this cluster's to change, and under
+// which uid: that of the markers there are, else the given one.
+func ownership(s Spec, f Facts, uid string) (string, error) {
+	var errs []error
+	found := map[string][]string{}
+	for _, name := range s.Names() {
+		h := f.Hosts[name]
+		refuse := func(cause, do string) {
+			errs = append(errs, &problem.Error{Host: name, Step: "check whose etcd this is", Cause: errors.New(cause), Left: "everything on the host.", Do: do})
+		}
+		m, unit := h.Marker, h.Facts.Unit(Unit)
+		data, foreign := h.Facts.Path(s.DataDir()+"/member"), h.Facts.Path(DefaultDataDir)
+		switch {
+		case m != nil && m.Cluster != s.Name:
+			refuse(fmt.Sprintf("this host's etcd belongs to the cluster %q, as its member %q (%s says so)", m.Cluster, m.Member, MarkerPath),
+				fmt.Sprintf("choose another host, or manage that cluster: terraform import pgha_etcd_cluster.%s %s", identifier(m.Cluster), m.Cluster))
+		case m != nil && m.Member != name:
+			refuse(fmt.Sprintf("this host is the member %q of the cluster, not %q", m.Member, name),
+				"give the member the name it has; a member cannot be renamed.")
+		case m != nil:
+			found[m.UID] = append(found[m.UID], name)
+			if m.Bootstrapped && !data.Exists() {
+				refuse("this member has lost its data: "+s.DataDir()+" is empty, while the cluster was formed before",
+					"bring the data back, or replace the member: starting it empty under its old name would put the whole cluster's data at risk.")
+			}
+		case unit.Active == "active" || unit.Active == "activating":
+			refuse("an etcd that is not ours is running on this host"+defaultData(foreign),
+				"stop and disable it if nothing needs it (systemctl disable --now etcd), then apply again; its data is not touched.")
+		case data.Exists():
+			refuse(s.DataDir()+" holds the data of an etcd member, but "+MarkerPath+" does not say whose it is",
+				"move it away if nothing needs it, or choose another name for the cluster.")
+		default:
+			for _, port := range []int{s.ClientPort, s.PeerPort} {
+				if l := h.Facts.Port(port); len(l) > 0 {
+					refuse(fmt.Sprintf("port %d is in use: %s", port, strings.Join(l, ", ")), "stop what uses it, or choose another port.")
+				}
+			}
+		}
+	}
+	if len(found) > 1 {
+		var parts []string
+		for _, u := range sortedKeys(found) {
+			parts = append(parts, strings.Join(found[u], ", "))
+		}
+		errs = append(errs, &problem.Error{
+			Step:  "check whose etcd this is",
+			Cause: fmt.Errorf("the hosts belong to %d different clusters that are all named %q: %s", len(found), s.Name, strings.Join(parts, " | ")),
+			Left:  "everything on the hosts.",
+			Do:    "give the clusters different names, or list only the hosts of one of them.",
+		})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	for u := range found {
+		return u, nil
+	}
+	return uid, nil
+}
+
+func defaultData(p remote.Path) string {
+	if p.Exists() {
+		return " (Debian's package may have started it by itself: there is data in " + DefaultDataDir + ")"
+	}
+	return ""
+}
+
+// identifier makes a resource label of a name.
+func identifier(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '.' {
+			return '_'
+		}
+		return r
+	}, name)
+}
+
+type planner struct {
+	s           Spec
+	f           Facts
+	uid         string
+	now         time.Time
+	do          *Doer
+	credentials *Credentials
+}
+
+// findCredentials returns those that are there. A cluster that was formed and
+// has lost them everywhere cannot be logged in to any more.
+func (p *planner) findCredentials() (*Credentials, error) {
+	for _, n := range p.s.Names() {
+		if c := p.f.Hosts[n].Credentials; c != nil {
+			return c, nil
+		}
+	}
+	if p.s.Auth && p.formed() {
+		return nil, &problem.Error{
+			Step:  "find the cluster's credentials",
+			Cause: fmt.Errorf("%s is on none of the hosts any more", p.s.credentialsPath()),
+			Do:    "restore it from a backup of any member's host.",
+		}
+	}
+	return nil, nil
+}
+
+// formed reports whether the cluster was complete at some time before.
+func (p *planner) formed() bool {
+	for _, h := range p.f.Hosts {
+		if h.Marker != nil && h.Marker.Bootstrapped {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *planner) plan() (engine.Plan, error) {
+	names := p.s.Names()
+	lanes := func(of func(name string) (engine.Plan, error)) ([]engine.Plan, error) {
+		var plans []engine.Plan
+		var errs []error
+		for _, n := range names {
+			plan, err := of(n)
+			errs = append(errs, problem.In(n, "", err))
+			plans = append(plans, plan)
+		}
+		return plans, errors.Join(errs...)
+	}
+	prepare, err := lanes(p.prepare)
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	configure, err := lanes(p.configure)
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	var start []engine.Plan
+	var restart []string
+	for _, n := range names {
+		if !p.f.Hosts[n].Facts.Unit(Unit).Running() {
+			start = append(start, engine.Sequence(p.do.start(p.s, n)))
+		} else if p.changed(n) {
+			restart = append(restart, n)
+		}
+	}
+	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenParallel(configure...).ThenParallel(start...)
+	if len(start) > 0 || !p.formed() {
+		plan = plan.Then(p.do.healthy(p.s))
+	}
+	if p.s.Auth && !p.formed() {
+		plan = plan.Then(p.do.enableAuth(p.s))
+	}
+	if len(restart) > 0 {
+		plan = plan.Then(p.do.rollingRestart(p.s, restart))
+	}
+	var marked []engine.Plan
+	for _, n := range names {
+		if m := p.f.Hosts[n].Marker; m == nil || !m.Bootstrapped {
+			marked = append(marked, engine.Sequence(p.mark(n, true)))
+		}
+	}
+	return plan.ThenParallel(marked...), nil
+}
+
+// prepare is what needs nothing of the other hosts.
+func (p *planner) prepare(name string) (engine.Plan, error) {
+	h := p.f.Hosts[name]
+	var plan engine.Plan
+	if h.Marker == nil {
+		plan = plan.Then(p.mark(name, false))
+	}
+	var pins []remote.Pin
+	var hold []string
+	for _, pkg := range []string{serverPackage, clientPackage} {
+		have := h.Facts.Package(pkg)
+		switch {
+		case have.Installed && debver.Matches(p.s.Version, have.Version):
+			if !have.Held {
+				hold = append(hold, pkg)
+			}
+		case have.Installed && pkg == serverPackage && h.Marker != nil && h.Marker.Bootstrapped:
+			return plan, &problem.Error{
+				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running etcd", pkg, have.Version, p.s.Version),
+				Left:  "the member, running as it was.",
+				Do:    fmt.Sprintf("set version = %q.", debver.Upstream(have.Version)),
+			}
+		default:
+			pin, err := remote.Resolve(pkg, p.s.Version, h.Facts.Available(pkg))
+			if err != nil {
+				return plan, err
+			}
+			pins = append(pins, pin)
+			hold = append(hold, pkg)
+		}
+	}
+	if p.s.TLS && !h.Facts.Package("openssl").Installed {
+		pins = append(pins, remote.Pin{Name: "openssl"})
+	}
+	if len(pins) > 0 {
+		plan = plan.Then(p.do.install(p.s, name, pins))
+	}
+	if len(hold) > 0 {
+		plan = plan.Then(p.do.hold(p.s, name, hold))
+	}
+	return plan, nil
+}
+
+// authority makes the cluster's certificate authority on the first host and
+// copies it to the others: whichever host is lost, the others can sign.
+func (p *planner) authority() engine.Plan {
+	if !p.s.TLS {
+		return engine.Plan{}
+	}
+	holder := ""
+	var missing []string
+	for _, n := range p.s.Names() {
+		switch {
+		case p.f.Hosts[n].Authority == nil:
+			missing = append(missing, n)
+		case holder == "":
+			holder = n
+		}
+	}
+	var plan engine.Plan
+	if holder == "" {
+		holder, missing = missing[0], missing[1:]
+		plan = plan.Then(p.do.createAuthority(p.s, holder))
+	}
+	var copies []engine.Plan
+	for _, n := range missing {
+		copies = append(copies, engine.Sequence(p.do.copyAuthority(p.s, holder, n)))
+	}
+	return plan.ThenParallel(copies...)
+}
+
+// anyAuthority is the authority's certificate, nil if it is still to be made.
+func (p *planner) anyAuthority() []byte {
+	for _, n := range p.s.Names() {
+		if a := p.f.Hosts[n].Authority; a != nil {
+			return a
+		}
+	}
+	return nil
+}
+
+// configure is what a member's host needs before its etcd can start.
+func (p *planner) configure(name string) (engine.Plan, error) {
+	h := p.f.Hosts[name]
+	var plan engine.Plan
+	if p.s.Auth && (h.Credentials == nil || p.credentials == nil || *h.Credentials != *p.credentials) {
+		plan = plan.Then(p.do.writeCredentials(p.s, name, p.credentials))
+	}
+	if p.s.TLS {
+		authority := p.anyAuthority()
+		if authority == nil || h.Facts.Path(p.s.authorityPath()).SHA256 != (remote.File{Content: authority}).SHA256() {
+			plan = plan.Then(p.do.writeAuthority(p.s, name))
+		}
+		for _, l := range p.s.leaves(name) {
+			why := l.Check(h.Facts.Path(l.Certificate).Content, authority, p.now)
+			if !h.Facts.Path(l.Key).Exists() {
+				why = "there is no key"
+			}
+			if why != "" {
+				plan = plan.Then(p.do.issue(p.s, name, l, why))
+			}
+		}
+	}
+	if !h.Facts.Path(p.s.DataDir()).Exists() {
+		plan = plan.Then(p.do.makeDataDir(p.s, name))
+	}
+	reload := h.Facts.Unit(Unit).NeedsReload
+	for _, file := range p.s.files(name, p.uid) {
+		if !file.Same(h.Facts.Path(file.Path)) {
+			plan = plan.Then(p.do.write(p.s, name, file))
+			reload = reload || file.Path == dropInPath
+		}
+	}
+	if reload {
+		plan = plan.Then(p.do.reload(p.s, name))
+	}
+	if h.Facts.Unit(Unit).Enabled != "enabled" {
+		plan = plan.Then(p.do.enable(p.s, name))
+	}
+	return plan, nil
+}
+
+// changed reports whether a running member has to be restarted to run with its
+// files as they should be.
+func (p *planner) changed(name string) bool {
+	h := p.f.Hosts[name]
+	for _, file := range p.s.files(name, p.uid) {
+		if !file.Same(h.Facts.Path(file.Path)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *planner) mark(name string, bootstrapped bool) engine.Step {
+	m := Marker{
+		Cluster: p.s.Name, UID: p.uid, Member: name,
+		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped,
+	}
+	title := "mark the host as a member of the etcd cluster " + p.s.Name
+	id := "etcd.mark"
+	if bootstrapped {
+		title, id = "note that the etcd cluster is complete", "etcd.mark.complete"
+	}
+	return p.do.step(p.s, name, id, title, engine.Safe, func(ctx context.Context) error {
+		return remote.WriteFile(ctx, p.do.host(p.s, name), m.file())
+	})
+}

@@ -1,0 +1,172 @@
+// Package etcd builds etcd clusters on hosts and talks to them: the wanted
+// state, the files rendered from it, the facts found, the plan from one to the
+// other, and a client that reaches the members through SSH.
+package etcd
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
+)
+
+// Spec is an etcd cluster as it should be.
+type Spec struct {
+	Name    string
+	Version string // pin
+	Members map[string]Member
+
+	ClientPort, PeerPort int
+
+	TLS  bool // for clients and peers
+	Auth bool // users, passwords, roles
+
+	// Heartbeat and Election are etcd's --heartbeat-interval and
+	// --election-timeout (etcd documentation, "Time parameters").
+	Heartbeat, Election time.Duration
+
+	// QuotaBytes is --quota-backend-bytes.
+	QuotaBytes int64
+
+	// CompactionRetention is --auto-compaction-retention in periodic mode.
+	// Patroni rewrites its keys in every loop, so without compaction the
+	// history grows for ever.
+	CompactionRetention time.Duration
+
+	// SnapshotCount is --snapshot-count; zero is etcd's own default.
+	SnapshotCount int64
+}
+
+// Member is one member of the cluster.
+type Member struct {
+	// Address is the IP address or name under which clients and the other
+	// members reach it.
+	Address string
+	// Target is how we reach its host.
+	Target host.Target
+}
+
+// Names returns the members' names in order.
+func (s Spec) Names() []string { return slices.Sorted(maps.Keys(s.Members)) }
+
+// scheme is the scheme of all URLs.
+func (s Spec) scheme() string {
+	if s.TLS {
+		return "https"
+	}
+	return "http"
+}
+
+// PeerURL is where the other members reach a member.
+func (s Spec) PeerURL(name string) string {
+	return s.scheme() + "://" + net.JoinHostPort(s.Members[name].Address, strconv.Itoa(s.PeerPort))
+}
+
+// ClientURL is where clients reach a member.
+func (s Spec) ClientURL(name string) string {
+	return s.scheme() + "://" + net.JoinHostPort(s.Members[name].Address, strconv.Itoa(s.ClientPort))
+}
+
+// Quorum is how many members must agree.
+func Quorum(members int) int { return members/2 + 1 }
+
+// Authority is the cluster's certificate authority.
+func Authority(cluster string) pki.Authority { return pki.Authority{Name: "etcd-" + cluster} }
+
+// Dir is the folder of our own files about the cluster on each member's host.
+func Dir(cluster string) string { return "/etc/pgha/etcd/" + cluster }
+
+// Paths of our files on a member's host.
+func (s Spec) envPath() string         { return Dir(s.Name) + "/etcd.env" }
+func (s Spec) authorityPath() string   { return Dir(s.Name) + "/ca.crt" }
+func (s Spec) credentialsPath() string { return credentialsPath(s.Name) }
+func credentialsPath(cluster string) string {
+	return Dir(cluster) + "/credentials.json"
+}
+
+// DataDir is --data-dir. It is not the one of Debian's unit, so that a cluster
+// that the package started by itself is never mistaken for ours.
+func (s Spec) DataDir() string { return "/var/lib/etcd/" + s.Name }
+
+// Paths that do not depend on the cluster: a host runs one etcd.
+const (
+	// MarkerPath says which cluster the host's etcd belongs to.
+	MarkerPath = "/etc/pgha/etcd.json"
+	// Unit is Debian's unit.
+	Unit       = "etcd.service"
+	dropInPath = "/etc/systemd/system/etcd.service.d/pgha.conf"
+	// DefaultDataDir is where Debian's unit puts the data of a cluster that
+	// the package started by itself.
+	DefaultDataDir = "/var/lib/etcd/default"
+	account        = "etcd"
+	serverPackage  = "etcd-server"
+	clientPackage  = "etcd-client"
+)
+
+// peerSubject is the common name of every peer certificate. Members accept
+// only it on the peer port: any other certificate of the same authority, a
+// Patroni node's for example, could otherwise speak Raft and go around all
+// access control.
+func peerSubject(cluster string) string { return "etcd-peer." + cluster }
+
+// leaves are the certificates that a member's host needs.
+func (s Spec) leaves(name string) []pki.Leaf {
+	address := s.Members[name].Address
+	dir := Dir(s.Name)
+	names := []string{address, "localhost", "127.0.0.1", "::1"}
+	if _, err := netip.ParseAddr(name); err != nil && name != address {
+		names = append(names, name)
+	}
+	return []pki.Leaf{
+		{
+			// etcd's HTTP gateway, which Patroni speaks to, dials its own
+			// gRPC port with the server's certificate: both usages.
+			Organization: "etcd-server." + s.Name, Names: names, Server: true, Client: true,
+			Key: dir + "/server.key", Certificate: dir + "/server.crt", Owner: "root", Group: account,
+		},
+		{
+			CommonName: peerSubject(s.Name), Names: []string{address}, Server: true, Client: true,
+			Key: dir + "/peer.key", Certificate: dir + "/peer.crt", Owner: "root", Group: account,
+		},
+	}
+}
+
+// Timing limits of etcd (etcd documentation, "Tuning"): the election timeout
+// is at least five heartbeats and at most 50 s.
+const (
+	MinHeartbeat = 10 * time.Millisecond
+	MaxElection  = 50 * time.Second
+)
+
+// CheckTiming says what is wrong with a heartbeat and an election timeout.
+func CheckTiming(heartbeat, election time.Duration) error {
+	switch {
+	case heartbeat < MinHeartbeat:
+		return fmt.Errorf("heartbeat_interval is %s; etcd needs at least %s", heartbeat, MinHeartbeat)
+	case election < 5*heartbeat:
+		return fmt.Errorf("election_timeout is %s; etcd needs at least five heartbeats, here %s", election, 5*heartbeat)
+	case election > MaxElection:
+		return fmt.Errorf("election_timeout is %s; etcd allows at most %s", election, MaxElection)
+	}
+	return nil
+}
+
+// Timing derives a heartbeat and an election timeout from the longest round
+// trip between two members: a heartbeat of about one round trip and an
+// election timeout of at least ten, never below etcd's own defaults, which
+// leave room for a slow disk.
+func Timing(roundTrip time.Duration) (heartbeat, election time.Duration) {
+	heartbeat = max(100*time.Millisecond, (roundTrip*3/2 + 10*time.Millisecond - 1).Truncate(10*time.Millisecond))
+	election = max(10*heartbeat, time.Second)
+	if election > MaxElection {
+		election = MaxElection
+		heartbeat = min(heartbeat, MaxElection/5)
+	}
+	return heartbeat, election
+}

@@ -1,0 +1,236 @@
+// Package pki runs small certificate authorities on the hosts themselves: one
+// for each cluster. The authority's key and every leaf's key are made on a host
+// and never leave the hosts in the clear; what passes through this process are
+// signing requests, certificates and, when an authority gets one more holder,
+// a message encrypted to that host.
+package pki
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+// Validity of what is made here. Certificates begin an hour before they are
+// made, so that clocks may differ a little.
+const (
+	AuthorityDays = 3650
+	LeafDays      = 397
+	// RenewBefore is how long before its end a certificate is renewed.
+	RenewBefore = 30 * 24 * time.Hour
+)
+
+// Dir is where authorities live on their holders.
+const Dir = "/etc/pgha/ca"
+
+// Authority is a certificate authority kept on one or several hosts.
+type Authority struct {
+	// Name tells authorities on one host apart and is the subject of the
+	// certificate. Letters, digits, '.', '_' and '-'.
+	Name string
+}
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+// Path is the authority's folder on its holders.
+func (a Authority) Path() string { return Dir + "/" + a.Name }
+
+// CertificatePath is the authority's certificate on its holders.
+func (a Authority) CertificatePath() string { return a.Path() + "/ca.crt" }
+
+// Create makes the authority on a host unless it is there, and returns its
+// certificate in PEM.
+func (a Authority) Create(ctx context.Context, h host.Host) ([]byte, error) {
+	if !plainName.MatchString(a.Name) {
+		return nil, fmt.Errorf("%q is not a name for a certificate authority", a.Name)
+	}
+	res, err := h.Run(ctx, host.Cmd{
+		Name: "ca.create", Script: script("ca_create"), Args: []string{a.Path(), a.Name, strconv.Itoa(AuthorityDays)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := Parse(res.Stdout); err != nil {
+		return nil, fmt.Errorf("certificate of the authority %s on host %s: %w", a.Name, h.Name(), err)
+	}
+	return res.Stdout, nil
+}
+
+// CopyTo makes a further host a holder, so that losing one loses nothing. The
+// key travels encrypted to the receiving host.
+func (a Authority) CopyTo(ctx context.Context, holder, h host.Host, certificate []byte) error {
+	room := "/run/pgha-receive-" + a.Name
+	to, err := h.Run(ctx, host.Cmd{Name: "ca.receive", Script: script("ca_receive"), Args: []string{room}})
+	if err != nil {
+		return err
+	}
+	message, err := holder.Run(ctx, host.Cmd{
+		Name: "ca.export", Script: script("ca_export"), Args: []string{a.Path()}, Stdin: to.Stdout, Sensitive: true,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = h.Run(ctx, host.Cmd{
+		Name: "ca.import", Script: script("ca_import"), Args: []string{a.Path(), room},
+		Stdin: bytes.Join([][]byte{certificate, message.Stdout}, []byte("\n")), Sensitive: true,
+	})
+	return err
+}
+
+// Leaf is a certificate that a host needs.
+type Leaf struct {
+	// CommonName is for whom a peer goes by it. Everybody else has an
+	// Organization only: etcd takes a client's common name for the name of a
+	// user, and its HTTP gateway, which Patroni speaks to, refuses clients
+	// that have one (etcd, embed/serve.go).
+	CommonName, Organization string
+
+	// Names are the IP addresses and DNS names it is valid for.
+	Names []string
+
+	// Server and Client say which ends of a connection it is for.
+	Server, Client bool
+
+	// Key and Certificate are the files' paths; Owner and Group may read the
+	// key.
+	Key, Certificate string
+	Owner, Group     string
+}
+
+// keyMode lets the owner's group read a key: PostgreSQL and Patroni accept
+// that for a key that belongs to root.
+const keyMode = "0640"
+
+// Issue has a holder sign a certificate for the key of a leaf, making the key
+// first if there is none, and puts the certificate in place.
+func (a Authority) Issue(ctx context.Context, holder, h host.Host, l Leaf) error {
+	names, err := subjectAltName(l.Names)
+	if err != nil {
+		return err
+	}
+	subject, err := l.subject()
+	if err != nil {
+		return err
+	}
+	request, err := h.Run(ctx, host.Cmd{
+		Name: "leaf.request", Script: script("leaf_request"), Args: []string{l.Key, l.Owner, l.Group, keyMode},
+	})
+	if err != nil {
+		return err
+	}
+	signed, err := holder.Run(ctx, host.Cmd{
+		Name: "ca.sign", Script: script("ca_sign"), Stdin: request.Stdout,
+		Args: []string{a.Path(), subject, strconv.Itoa(LeafDays), l.usages(), names},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := Parse(signed.Stdout); err != nil {
+		return fmt.Errorf("certificate signed by host %s: %w", holder.Name(), err)
+	}
+	return remote.WriteFile(ctx, h, remote.File{
+		Path: l.Certificate, Content: signed.Stdout, Owner: "root", Group: l.Group, Mode: "0644",
+	})
+}
+
+func (l Leaf) subject() (string, error) {
+	field, name := "/CN=", l.CommonName
+	if name == "" {
+		field, name = "/O=", l.Organization
+	}
+	if !plainName.MatchString(name) {
+		return "", fmt.Errorf("%q is not a subject for a certificate", name)
+	}
+	return field + name, nil
+}
+
+func (l Leaf) usages() string {
+	var u []string
+	if l.Server {
+		u = append(u, "serverAuth")
+	}
+	if l.Client {
+		u = append(u, "clientAuth")
+	}
+	return strings.Join(u, ",")
+}
+
+var dnsName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
+
+// subjectAltName renders names for openssl.
+func subjectAltName(names []string) (string, error) {
+	var parts []string
+	for _, n := range names {
+		if ip, err := netip.ParseAddr(n); err == nil {
+			parts = append(parts, "IP:"+ip.WithZone("").String())
+			continue
+		}
+		if len(n) > 253 || !dnsName.MatchString(n) {
+			return "", fmt.Errorf("%q is neither an IP address nor a host name that a certificate can be made for", n)
+		}
+		parts = append(parts, "DNS:"+strings.TrimSuffix(n, "."))
+	}
+	return strings.Join(parts, ","), nil
+}
+
+// Parse reads the first certificate of a PEM text.
+func Parse(text []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, errors.New("there is no certificate in the text")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// Check says what is wrong with a leaf's certificate as it was found on a
+// host: why it has to be issued (again), or "" if it is good. It is pure.
+func (l Leaf) Check(certificate, authority []byte, now time.Time) string {
+	if len(certificate) == 0 {
+		return "there is no certificate"
+	}
+	c, err := Parse(certificate)
+	if err != nil {
+		return "the certificate cannot be read: " + err.Error()
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		return "the certificate of the authority cannot be read"
+	}
+	var usages []x509.ExtKeyUsage
+	if l.Server {
+		usages = append(usages, x509.ExtKeyUsageServerAuth)
+	}
+	if l.Client {
+		usages = append(usages, x509.ExtKeyUsageClientAuth)
+	}
+	for _, u := range usages {
+		// Time is judged below: here it is set to when the certificate is valid.
+		_, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.NotBefore.Add(time.Minute), KeyUsages: []x509.ExtKeyUsage{u}})
+		if err != nil {
+			return "the certificate was not issued by the cluster's authority for this use: " + err.Error()
+		}
+	}
+	for _, n := range l.Names {
+		if err := c.VerifyHostname(n); err != nil {
+			return "the certificate is not valid for " + n
+		}
+	}
+	if left := c.NotAfter.Sub(now); left < RenewBefore {
+		if left <= 0 {
+			return "the certificate expired on " + c.NotAfter.UTC().Format(time.DateOnly)
+		}
+		return fmt.Sprintf("the certificate expires on %s, in %d days", c.NotAfter.UTC().Format(time.DateOnly), int(left.Hours()/24))
+	}
+	return ""
+}
