@@ -1,0 +1,294 @@
+package patroni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+// stopTimeout is how long stopping waits for PostgreSQL's last checkpoint. It
+// is that of the unit.
+const stopTimeout = 15*time.Minute + 30*time.Second
+
+// handOver moves the leader's role away from the node before it goes.
+func (d *Doer) handOver(n Node) engine.Step {
+	return d.step(n, "patroni.handover", "switch over to another member if this one is the leader", engine.Switchover, func(ctx context.Context) error {
+		a, err := d.api(n)
+		if err != nil {
+			return err
+		}
+		view, err := a.Cluster(ctx)
+		if err != nil {
+			// A node whose API does not answer cannot be asked to hand
+			// over, but it must not be stopped while it may be the leader.
+			if leader, exists, kvErr := d.KV.Get(ctx, n.Cluster.leaderKey()); kvErr == nil && (!exists || leader.Value != n.Name) {
+				return nil
+			}
+			return err
+		}
+		if view.Pause {
+			return &problem.Error{
+				Cause: fmt.Errorf("the cluster %s is paused: PostgreSQL would go on running without Patroni", n.Cluster.Scope),
+				Left:  "the node, running.", Do: "resume the cluster (patronictl resume), then apply again.",
+			}
+		}
+		leader, ok := view.Leader()
+		if !ok || leader.Name != n.Name {
+			return nil
+		}
+		candidate, others := candidate(view)
+		switch {
+		case candidate != "":
+			return d.Switchover(ctx, n, candidate)
+		case others == 0:
+			return nil // the last one: there is nobody to hand over to
+		case d.Known.Record != nil && !d.Known.Record.DeletionProtection:
+			d.Log.WarnContext(ctx, "no other member can take over; stopping the leader all the same, since the cluster is not protected from deletion", "node", n.Name)
+			return nil
+		}
+		return &problem.Error{
+			Cause: fmt.Errorf("%s is the leader, and none of the %d other members can take over", n.Name, others),
+			Left:  "the node, running.", Do: "make another member healthy (patronictl list shows what is wrong), then apply again.",
+		}
+	})
+}
+
+// candidate picks the member that can best take over: healthy, allowed to
+// lead, synchronous before asynchronous, the least behind. It is empty if
+// there is none; others is how many members there are besides the leader.
+func candidate(view ClusterView) (name string, others int) {
+	type grade struct {
+		role int
+		lag  int64
+	}
+	var best grade
+	for _, m := range view.Members {
+		if m.Leader() {
+			continue
+		}
+		others++
+		if no, ok := Bool(m.Tags["nofailover"]); ok && no {
+			continue
+		}
+		lag, known := m.LagBytes()
+		if !m.Healthy() || !known {
+			continue
+		}
+		g := grade{lag: lag}
+		if m.Role != "sync_standby" && m.Role != "quorum_standby" {
+			g.role = 1
+		}
+		if name == "" || g.role < best.role || g.role == best.role && g.lag < best.lag {
+			name, best = m.Name, g
+		}
+	}
+	return name, others
+}
+
+// Switchover moves the leader's role to the candidate and waits until another
+// member leads. The request is sent once: whatever its answer, the cluster is
+// asked what happened.
+func (d *Doer) Switchover(ctx context.Context, n Node, candidate string) error {
+	a, err := d.api(n)
+	if err != nil {
+		return err
+	}
+	loopWait := 10 * time.Second
+	if v, ok := Int(d.Known.Config["loop_wait"]); ok {
+		loopWait = time.Duration(v) * time.Second
+	}
+	d.Log.InfoContext(ctx, "switching over", "from", n.Name, "to", candidate)
+	answer := a.Switchover(ctx, n.Name, candidate, loopWait)
+	var refused *StatusError
+	if errors.As(answer, &refused) && refused.Code == 412 {
+		return &problem.Error{
+			Cause: fmt.Errorf("Patroni refuses to switch over from %s to %s: %s", n.Name, candidate, refused.Text),
+			Left:  "the leader, as it was.", Do: "make the candidate healthy, then apply again.",
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = wait.Until(ctx, d.Log, "another member to lead", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		view, err := a.Cluster(ctx)
+		if err != nil {
+			return false, "", err
+		}
+		leader, ok := view.Leader()
+		switch {
+		case !ok:
+			return false, "there is no leader", nil
+		case leader.Name == n.Name:
+			return false, n.Name + " still leads", nil
+		}
+		return leader.State == "running", leader.Name + " is " + leader.State, nil
+	})
+	if err != nil && answer != nil {
+		return errors.Join(answer, err)
+	}
+	return err
+}
+
+func (d *Doer) stop(n Node) engine.Step {
+	return d.step(n, "patroni.stop", "stop and disable Patroni, and PostgreSQL with it", engine.Destructive, func(ctx context.Context) error {
+		h := d.host(n)
+		if err := remote.DisableUnit(ctx, h, Unit); err != nil {
+			return err
+		}
+		if err := remote.StopUnit(ctx, h, Unit, stopTimeout); err != nil {
+			return err
+		}
+		var p remote.Probe
+		p.Unit(Unit).Port(n.Cluster.PostgresPort).Path(n.DataDir + "/postmaster.pid")
+		f, err := p.Run(ctx, h)
+		if err != nil {
+			return err
+		}
+		if l := f.Port(n.Cluster.PostgresPort); f.Path(n.DataDir+"/postmaster.pid").Exists() && len(l) > 0 {
+			return &problem.Error{
+				Cause: fmt.Errorf("PostgreSQL is still running after Patroni was stopped: %s", strings.Join(l, ", ")),
+				Left:  "the database and its data.", Do: "find out why on the host, stop PostgreSQL by hand (pg_ctl stop -m fast), then apply again.",
+			}
+		}
+		return nil
+	})
+}
+
+// forget removes what the cluster knows of the node: its keys in etcd, and on
+// the other members the replication slot that would keep WAL for it.
+func (d *Doer) forget(n Node) engine.Step {
+	return d.step(n, "patroni.forget", "remove the member's keys from etcd and its replication slot", engine.Safe, func(ctx context.Context) error {
+		if err := d.KV.Delete(ctx, n.Cluster.memberKey(n.Name)); err != nil {
+			return err
+		}
+		if err := d.dropSlot(ctx, n); err != nil {
+			return err
+		}
+		return d.KV.Delete(ctx, n.Cluster.nodeKey(n.Name))
+	})
+}
+
+// slotsJournal is where the value of member_slots_ttl is kept while it is
+// changed for a moment, so that a run that was cut off can put it back.
+func (c Cluster) slotsJournal() string { return c.own("journal/member_slots_ttl") }
+
+// dropSlot makes the leader drop the slot of a member that has left. Patroni 4
+// keeps it for member_slots_ttl (30 minutes), for members that come back, and
+// would make it again if we dropped it ourselves. So the setting is zero for
+// a loop or two, but only while no other member is away: its slot would be
+// dropped, too.
+func (d *Doer) dropSlot(ctx context.Context, n Node) error {
+	c := n.Cluster
+	k, err := c.Load(ctx, d.KV)
+	if err != nil {
+		return err
+	}
+	leader, ok := k.Nodes[k.Leader]
+	if k.Leader == "" || !ok || k.Leader == n.Name {
+		return nil // nobody has slots for it, or nobody whom we can ask
+	}
+	slot := postgres.SlotName(n.Name)
+	lead := Node{Cluster: c, Name: leader.Name, Target: leader.Target}
+	exists := func(ctx context.Context) (bool, error) { return d.slotExists(ctx, lead, slot) }
+	if there, err := exists(ctx); err != nil || !there {
+		return err
+	}
+	a, err := d.api(lead)
+	if err != nil {
+		return err
+	}
+	view, err := a.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	present := map[string]bool{slot: true}
+	for _, m := range view.Members {
+		if !m.Healthy() {
+			d.keepSlot(ctx, slot, m.Name+" is "+m.State)
+			return nil
+		}
+		present[postgres.SlotName(m.Name)] = true
+	}
+	for _, s := range k.Status.RetainSlots {
+		if !present[s] {
+			d.keepSlot(ctx, slot, "the slot "+s+" is kept for a member that is away")
+			return nil
+		}
+	}
+	before, had := k.Config["member_slots_ttl"]
+	if !had {
+		before = nil
+	}
+	if err := putJSON(ctx, d.KV, c.slotsJournal(), before); err != nil {
+		return err
+	}
+	patchErr := a.PatchConfig(ctx, Document{"member_slots_ttl": 0})
+	var waitErr error
+	if patchErr == nil || errors.Is(patchErr, ErrUnknown) {
+		waitCtx, cancel := context.WithTimeout(ctx, 45*time.Second)
+		waitErr = wait.Until(waitCtx, d.Log, "the slot "+slot+" to be dropped", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+			there, err := exists(ctx)
+			return err == nil && !there, "the leader still has it", err
+		})
+		cancel()
+	}
+	if err := d.RestoreJournal(context.WithoutCancel(ctx), c, a); err != nil {
+		return errors.Join(patchErr, waitErr, err)
+	}
+	if patchErr != nil {
+		return patchErr
+	}
+	if waitErr != nil {
+		d.keepSlot(ctx, slot, waitErr.Error())
+	}
+	return nil
+}
+
+func (d *Doer) keepSlot(ctx context.Context, slot, why string) {
+	d.Log.WarnContext(ctx, "the slot of the removed member is left to Patroni, which drops it after member_slots_ttl", "slot", slot, "because", why)
+}
+
+// RestoreJournal puts back what an operation that was cut off had changed for
+// a moment.
+func (d *Doer) RestoreJournal(ctx context.Context, c Cluster, a *API) error {
+	kv, exists, err := d.KV.Get(ctx, c.slotsJournal())
+	if err != nil || !exists {
+		return err
+	}
+	var before any
+	if err := json.Unmarshal([]byte(kv.Value), &before); err != nil {
+		return err
+	}
+	live, err := a.Config(ctx)
+	if err != nil {
+		return err
+	}
+	if v, ok := Int(live["member_slots_ttl"]); ok && v == 0 && Text(before) != "0" {
+		if err := a.PatchConfig(ctx, Document{"member_slots_ttl": before}); err != nil {
+			return err
+		}
+	}
+	return d.KV.Delete(ctx, c.slotsJournal())
+}
+
+// slotExists asks the leader's server.
+func (d *Doer) slotExists(ctx context.Context, leader Node, slot string) (bool, error) {
+	rows, err := d.query(ctx, leader, "slots", "select slot_name from pg_replication_slots where not temporary")
+	if err != nil {
+		return false, err
+	}
+	for _, r := range rows {
+		if r == slot {
+			return true, nil
+		}
+	}
+	return false, nil
+}

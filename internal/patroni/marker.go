@@ -1,0 +1,47 @@
+package patroni
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+// Marker is the file on a host that says which cluster its Patroni belongs to.
+// It is written before anything else and holds no secrets.
+type Marker struct {
+	Scope     string `json:"scope"`
+	Namespace string `json:"namespace"`
+	UID       string `json:"uid"`
+	Node      string `json:"node"`
+	MachineID string `json:"machine_id"`
+	DataDir   string `json:"data_dir"`
+	// Joined is set once the node ran as a member.
+	Joined bool `json:"joined"`
+	// Released: the resource was destroyed and the data kept.
+	Released bool `json:"released,omitempty"`
+	// Files are the digests of the files that we wrote and cannot render
+	// without secrets, so that Read sees when somebody changed them.
+	Files map[string]string `json:"files,omitempty"`
+}
+
+func (m Marker) file() remote.File {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		panic(err)
+	}
+	return remote.File{Path: MarkerPath, Content: append(b, '\n'), Mode: "0600"}
+}
+
+// readMarker returns the marker that a probe found, or nil.
+func readMarker(f *remote.Facts) (*Marker, error) {
+	p := f.Path(MarkerPath)
+	if p.Type != remote.Regular {
+		return nil, nil
+	}
+	var m Marker
+	if err := json.Unmarshal(p.Content, &m); err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", MarkerPath, err)
+	}
+	return &m, nil
+}

@@ -1,0 +1,341 @@
+package patroni
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+// NodePlan is the way from the facts to the wanted node. It is pure. Known is
+// nil when only the host was looked at (Read): secrets are then unknown, and
+// files that hold some are compared by the digests in the marker.
+func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time, do *Doer) (engine.Plan, error) {
+	if err := nodeOwnership(n, f, k); err != nil {
+		return engine.Plan{}, err
+	}
+	p := nodePlanner{n: n, f: f, k: k, etcdAuthority: etcdAuthority, now: now, do: do}
+	if k == nil {
+		p.authority, p.etcdAuthority = f.Facts.Path(n.Cluster.authorityPath()).Content, f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
+	} else {
+		p.authority = k.Authority
+	}
+	return p.plan()
+}
+
+// nodeOwnership says whether the host is ours to change.
+func nodeOwnership(n Node, f NodeFacts, k *Known) error {
+	var errs []error
+	refuse := func(cause, do string) {
+		errs = append(errs, &problem.Error{
+			Host: n.Target.Name, Step: "check whose PostgreSQL this is", Cause: errors.New(cause), Left: "everything on the host.", Do: do,
+		})
+	}
+	m, unit := f.Marker, f.Facts.Unit(Unit)
+	data := f.Facts.Path(n.DataDir)
+	switch {
+	case m != nil && (m.Scope != n.Cluster.Scope || m.Namespace != n.Cluster.Namespace):
+		refuse(fmt.Sprintf("this host's Patroni belongs to the cluster %q, as its node %q (%s says so)", m.Scope, m.Node, MarkerPath),
+			fmt.Sprintf("choose another host, or manage that node: terraform import 'pgha_patroni_node.%s' '%s/%s'", label(m.Node), m.Scope, m.Node))
+	case m != nil && m.Node != n.Name:
+		refuse(fmt.Sprintf("this host is the node %q of the cluster, not %q", m.Node, n.Name), "give the node the name it has; a node cannot be renamed.")
+	case m != nil && m.DataDir != n.DataDir:
+		refuse(fmt.Sprintf("the node's data is in %s, and %s is wanted", m.DataDir, n.DataDir),
+			"a data directory is not moved in place: remove the node, and create it again with the new data_directory; it is then cloned there.")
+	case m != nil:
+		// ours
+	case unit.Running() || unit.Active == "activating":
+		refuse("a Patroni that is not ours is running on this host", "stop and disable it if nothing needs it, or choose another host.")
+	case data.Type == remote.Dir && !data.Empty:
+		refuse(n.DataDir+" is not empty, and "+MarkerPath+" does not say whose it is",
+			"move it away if nothing needs it, or choose another data_directory.")
+	case data.Exists() && data.Type != remote.Dir:
+		refuse(n.DataDir+" is not a directory", "choose another data_directory.")
+	}
+	if m == nil {
+		if clusters := f.debianClusters(n); len(clusters) > 0 {
+			refuse("Debian's own PostgreSQL cluster "+strings.Join(clusters, ", ")+" is on this host",
+				"if nothing needs it, remove it (pg_dropcluster --stop "+strings.ReplaceAll(clusters[0], "/", " ")+"), then apply again.")
+		}
+		for port, what := range map[int]string{n.Cluster.PostgresPort: "postgresql_port", n.Cluster.APIPort: "rest_api_port"} {
+			if l := f.Facts.Port(port); len(l) > 0 {
+				refuse(fmt.Sprintf("port %d (%s) is in use: %s", port, what, strings.Join(l, ", ")), "stop what uses it, or choose another port.")
+			}
+		}
+	}
+	if k != nil {
+		for _, name := range sortedKeys(k.Nodes) {
+			other := k.Nodes[name]
+			if name != n.Name && postgres.SlotName(name) == postgres.SlotName(n.Name) {
+				refuse(fmt.Sprintf("the nodes %q and %q would share the replication slot %s", n.Name, name, postgres.SlotName(name)), "choose a name that differs in more than case and punctuation.")
+			}
+			if machine := f.Facts.OS().MachineID; name == n.Name && other.MachineID != machine {
+				if _, alive := k.Members[name]; alive {
+					refuse(fmt.Sprintf("the cluster has a running node %q on another machine, at %s", name, other.Address), "choose another name, or remove that node first.")
+				}
+			}
+			if name != n.Name && other.Major != 0 && other.Major != n.major() {
+				refuse(fmt.Sprintf("PostgreSQL %d is wanted here, and node %q has %d: one cluster has one major version", n.major(), name, other.Major),
+					"set versions.postgresql to the same major version on all nodes.")
+			}
+			if codename := f.Facts.OS().Codename; name != n.Name && other.Codename != "" && other.Codename != codename {
+				refuse(fmt.Sprintf("this host runs Debian %q and node %q runs %q: their C libraries sort text differently, so that indexes copied between them would be corrupt", codename, name, other.Codename),
+					"use one release of Debian for all nodes of a cluster.")
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// label makes a resource label of a name.
+func label(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '.' {
+			return '_'
+		}
+		return r
+	}, name)
+}
+
+type nodePlanner struct {
+	n             Node
+	f             NodeFacts
+	k             *Known
+	authority     []byte
+	etcdAuthority []byte
+	now           time.Time
+	do            *Doer
+}
+
+func (p *nodePlanner) marker(joined bool) Marker {
+	m := Marker{
+		Scope: p.n.Cluster.Scope, Namespace: p.n.Cluster.Namespace, UID: p.n.Cluster.UID, Node: p.n.Name,
+		MachineID: p.f.Facts.OS().MachineID, DataDir: p.n.DataDir, Joined: joined,
+	}
+	if p.k != nil && p.k.Secrets != nil {
+		m.Files = map[string]string{ConfigPath: p.n.config(*p.k.Secrets, false).SHA256()}
+	}
+	return m
+}
+
+func (p *nodePlanner) plan() (engine.Plan, error) {
+	n, f, do := p.n, p.f, p.do
+	var plan engine.Plan
+	if f.Marker == nil || f.Marker.Released || f.Marker.UID != n.Cluster.UID && n.Cluster.UID != "" {
+		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Scope))
+	}
+	packages, err := p.packages()
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	plan = plan.ThenPlan(packages).ThenPlan(p.certificates())
+	if !f.Facts.Path(n.DataDir).Exists() {
+		plan = plan.Then(do.makeDataDir(n))
+	}
+	reload := f.Facts.Unit(Unit).NeedsReload
+	for _, file := range n.files() {
+		if !file.Same(f.Facts.Path(file.Path)) {
+			plan = plan.Then(do.write(n, file))
+			reload = true
+		}
+	}
+	if reload {
+		plan = plan.Then(do.daemonReload(n))
+	}
+	if f.Facts.Unit(Unit).Enabled != "enabled" {
+		plan = plan.Then(do.enable(n))
+	}
+	running := f.Facts.Unit(Unit).Running()
+	changed := p.configChanged()
+	switch {
+	case running && changed:
+		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
+	case !running && (f.hasData(n) || p.k == nil):
+		// The data decides: a node with a database only has to start.
+		plan = plan.Then(do.register(n, p.record()), do.startWithData(n))
+	case !running:
+		plan = plan.Then(do.register(n, p.record()), do.form(n))
+	}
+	if !p.marked() {
+		if running && !changed {
+			plan = plan.Then(do.register(n, p.record()), do.member(n))
+		}
+		plan = plan.Then(do.mark(n, p.marker(true), "note that the node is complete"))
+	}
+	return plan, nil
+}
+
+// marked reports whether the marker says all that it has to.
+func (p *nodePlanner) marked() bool {
+	m := p.f.Marker
+	if m == nil || !m.Joined || m.Released {
+		return false
+	}
+	want := p.marker(true)
+	return p.k == nil || m.Files[ConfigPath] == want.Files[ConfigPath] && m.UID == want.UID && m.MachineID == want.MachineID
+}
+
+// configChanged reports whether the configuration file is not as it should be.
+func (p *nodePlanner) configChanged() bool {
+	have := p.f.Facts.Path(ConfigPath)
+	if p.k != nil {
+		return !p.n.config(*p.k.Secrets, false).Same(have)
+	}
+	want := ""
+	if p.f.Marker != nil {
+		want = p.f.Marker.Files[ConfigPath]
+	}
+	return have.Type != remote.Regular || want != "" && have.SHA256 != want || have.Mode != "640" || have.Group != account
+}
+
+func (p *nodePlanner) record() NodeRecord {
+	os := p.f.Facts.OS()
+	return NodeRecord{
+		Name: p.n.Name, Address: p.n.Address, Target: p.n.Target, MachineID: os.MachineID,
+		DataDir: p.n.DataDir, Major: p.n.major(), Codename: os.Codename,
+	}
+}
+
+// packages installs what is pinned, exactly, and holds it.
+func (p *nodePlanner) packages() (engine.Plan, error) {
+	n, f, do := p.n, p.f, p.do
+	var pins []remote.Pin
+	var hold []string
+	var errs []error
+	for _, pin := range n.pinned() {
+		have := f.Facts.Package(pin.Name)
+		switch {
+		case have.Installed && debver.Matches(pin.Version, have.Version):
+			if !have.Held {
+				hold = append(hold, pin.Name)
+			}
+		case have.Installed && f.Marker != nil && f.Marker.Joined && f.Facts.Unit(Unit).Running():
+			errs = append(errs, &problem.Error{
+				Host:  n.Target.Name,
+				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running node", pin.Name, have.Version, pin.Version),
+				Left:  "the node, running as it was.",
+				Do:    fmt.Sprintf("set its version to %q.", debver.Upstream(have.Version)),
+			})
+		default:
+			exact, err := remote.Resolve(pin.Name, pin.Version, f.Facts.Available(pin.Name))
+			if err != nil {
+				errs = append(errs, problem.In(n.Target.Name, "look up package versions", err))
+				continue
+			}
+			pins = append(pins, exact)
+			hold = append(hold, pin.Name)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return engine.Plan{}, err
+	}
+	for _, name := range []string{etcdPackage, "openssl"} {
+		if !f.Facts.Package(name).Installed {
+			pins = append(pins, remote.Pin{Name: name})
+		}
+	}
+	var plan engine.Plan
+	if !noCluster().Same(f.Facts.Path(noClusterPath)) {
+		plan = plan.Then(do.write(n, noCluster()))
+	}
+	if len(pins) > 0 {
+		plan = plan.Then(do.install(n, pins))
+	}
+	if len(hold) > 0 {
+		plan = plan.Then(do.hold(n, hold))
+	}
+	return plan, nil
+}
+
+func (p *nodePlanner) certificates() engine.Plan {
+	n, f, do := p.n, p.f, p.do
+	var plan engine.Plan
+	trusted := []remote.File{{Path: n.Cluster.authorityPath(), Content: p.authority}}
+	if n.Cluster.Etcd.TLS {
+		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
+	}
+	for _, file := range trusted {
+		if !file.Same(f.Facts.Path(file.Path)) {
+			plan = plan.Then(do.write(n, file))
+		}
+	}
+	renewed := false
+	for i, l := range n.leaves() {
+		authority := p.authority
+		if i == 1 {
+			authority = p.etcdAuthority
+		}
+		why := l.Check(f.Facts.Path(l.Certificate).Content, authority, p.now)
+		if !f.Facts.Path(l.Key).Exists() {
+			why = "there is no key"
+		}
+		if why != "" {
+			plan = plan.Then(do.issue(n, l, i == 1, why))
+			renewed = true
+		}
+	}
+	if renewed && f.Facts.Unit(Unit).Running() {
+		plan = plan.Then(do.reload(n))
+	}
+	return plan
+}
+
+// NodeDestroyPlan is the way to a host without the node. It is pure. Last says
+// that no other member is left to take over.
+func NodeDestroyPlan(n Node, f NodeFacts, purge bool, do *Doer) engine.Plan {
+	var plan engine.Plan
+	unit := f.Facts.Unit(Unit)
+	if unit.Running() || unit.Active == "activating" {
+		plan = plan.Then(do.handOver(n))
+	}
+	if unit.Loaded {
+		plan = plan.Then(do.stop(n))
+	}
+	plan = plan.Then(do.forget(n), do.unhold(n))
+	if purge {
+		plan = plan.Then(do.purge(n)...)
+	} else if f.Marker != nil {
+		m := *f.Marker
+		m.Released = true
+		plan = plan.Then(do.mark(n, m, "note that the node was released and its data kept"))
+	}
+	return plan
+}
+
+// Protected says why the last node must not be deleted, or nothing.
+func Protected(n Node, k Known) error {
+	if k.Record == nil || !k.Record.DeletionProtection || !k.Initialized {
+		return nil
+	}
+	others := 0
+	for name := range k.Nodes {
+		if name != n.Name {
+			others++
+		}
+	}
+	for name := range k.Members {
+		if _, noted := k.Nodes[name]; name != n.Name && !noted {
+			others++
+		}
+	}
+	if others > 0 {
+		return nil
+	}
+	return &problem.Error{
+		Host: n.Target.Name, Step: "check that the cluster survives",
+		Cause: fmt.Errorf("%s is the last node of the cluster %s, and the cluster is protected from deletion", n.Name, n.Cluster.Scope),
+		Left:  "the node, running.",
+		Do:    "set deletion_protection = false on the pgha_patroni_cluster resource and apply that first, if the whole cluster is to go.",
+	}
+}
+
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(e string) bool { return e == s })
+}

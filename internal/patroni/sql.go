@@ -1,0 +1,54 @@
+package patroni
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+)
+
+// query asks a node's server over its local socket, as the operating system's
+// own user: no password is needed, and it works whatever pg_hba says about
+// networks. The statement is constant text. It returns the first column.
+func (d *Doer) query(ctx context.Context, n Node, name, statement string) ([]string, error) {
+	res, err := d.host(n).Run(ctx, host.Cmd{
+		Name: "postgres." + name, User: account, Script: remote.Script(scripts, "scripts/query.sh"),
+		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir}, Stdin: []byte(statement + ";\n"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	var rows []string
+	for line := range strings.Lines(string(res.Stdout)) {
+		rows = append(rows, strings.TrimSuffix(line, "\n"))
+	}
+	return rows, nil
+}
+
+// ServerSetting is what a running server says about a parameter.
+type ServerSetting struct {
+	Value          string
+	PendingRestart bool
+	Source         string // "configuration file", "command line", ...
+}
+
+// serverSettings asks a node's server about parameters.
+func (d *Doer) serverSettings(ctx context.Context, n Node, names []string) (map[string]ServerSetting, error) {
+	res, err := d.host(n).Run(ctx, host.Cmd{
+		Name: "postgres.settings", User: account, Script: remote.Script(scripts, "scripts/settings.sh"),
+		Args: append([]string{strconv.Itoa(n.Cluster.PostgresPort), socketDir}, names...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	settings := map[string]ServerSetting{}
+	for line := range strings.Lines(string(res.Stdout)) {
+		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		if len(f) == 4 {
+			settings[strings.ToLower(f[0])] = ServerSetting{Value: f[1], PendingRestart: f[2] == "t", Source: f[3]}
+		}
+	}
+	return settings, nil
+}

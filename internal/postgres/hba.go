@@ -1,0 +1,90 @@
+package postgres
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// HBA is one line of pg_hba.conf (PostgreSQL documentation, "The pg_hba.conf
+// File").
+type HBA struct {
+	Type      string // local, host, hostssl, hostnossl, hostgssenc, hostnogssenc
+	Databases []string
+	Users     []string
+	Address   string // empty for local
+	Method    string
+	Options   string
+}
+
+var hbaTypes = []string{"local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"}
+
+var hbaMethods = []string{
+	"trust", "reject", "scram-sha-256", "md5", "password", "gss", "sspi", "ident", "peer", "ldap", "radius", "cert", "pam", "bsd", "oauth",
+}
+
+// ParseHBA reads a line.
+func ParseHBA(line string) (HBA, error) {
+	if strings.ContainsAny(line, "\n\r\x00") {
+		return HBA{}, fmt.Errorf("a line of pg_hba must not contain a line break")
+	}
+	f := strings.Fields(line)
+	if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+		return HBA{}, fmt.Errorf("a line of pg_hba must not be empty or a comment")
+	}
+	if strings.HasPrefix(f[0], "include") {
+		return HBA{}, fmt.Errorf("%q: included files are not on every node", line)
+	}
+	if !slices.Contains(hbaTypes, f[0]) {
+		return HBA{}, fmt.Errorf("%q begins with %q; it must be one of %s", line, f[0], strings.Join(hbaTypes, ", "))
+	}
+	h := HBA{Type: f[0]}
+	want := 5
+	if h.Type == "local" {
+		want = 4
+	}
+	if len(f) < want {
+		return HBA{}, fmt.Errorf("%q has %d fields; a %s line has at least %d: type, database, user%s, method",
+			line, len(f), h.Type, want, map[bool]string{true: "", false: ", address"}[h.Type == "local"])
+	}
+	h.Databases, h.Users = strings.Split(f[1], ","), strings.Split(f[2], ",")
+	rest := f[3:]
+	if h.Type != "local" {
+		h.Address, rest = rest[0], rest[1:]
+		if a, err := netip.ParseAddr(h.Address); err == nil {
+			// The old form: address and mask in two fields.
+			if len(rest) < 2 {
+				return HBA{}, fmt.Errorf("%q: the address %s needs a mask, such as %s/%d", line, a, a, a.BitLen())
+			}
+			if _, err := netip.ParseAddr(rest[0]); err != nil {
+				return HBA{}, fmt.Errorf("%q: the address %s needs a mask, such as %s/%d", line, a, a, a.BitLen())
+			}
+			h.Address, rest = h.Address+" "+rest[0], rest[1:]
+		} else if strings.Contains(h.Address, "/") {
+			if _, err := netip.ParsePrefix(h.Address); err != nil {
+				return HBA{}, fmt.Errorf("%q: %q is not a network such as 10.0.0.0/24", line, h.Address)
+			}
+		}
+	}
+	h.Method, h.Options = rest[0], strings.Join(rest[1:], " ")
+	if !slices.Contains(hbaMethods, h.Method) {
+		return HBA{}, fmt.Errorf("%q: %q is not a method of authentication; it must be one of %s", line, h.Method, strings.Join(hbaMethods, ", "))
+	}
+	return h, nil
+}
+
+// Admits reports whether the line is the kind that lets a user from other hosts
+// into a database (or, for the database "replication", replicate) with a
+// password over TLS. Which addresses it is for is not looked at.
+func (h HBA) Admits(database, user string) bool {
+	if h.Type == "local" || h.Type == "hostnossl" || h.Method == "reject" {
+		return false
+	}
+	db := slices.Contains(h.Databases, database) || slices.Contains(h.Databases, `"`+database+`"`)
+	// "all" does not match replication connections.
+	if database != "replication" && slices.Contains(h.Databases, "all") {
+		db = true
+	}
+	return db && (slices.Contains(h.Users, "all") || slices.Contains(h.Users, user) || slices.Contains(h.Users, `"`+user+`"`))
+}
