@@ -1,0 +1,123 @@
+// Package provider is the provider block: it turns it into services that
+// connect nowhere until a resource needs them, and lists the resources.
+package provider
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/datasource"
+	"github.com/hashicorp/terraform-plugin-framework/ephemeral"
+	"github.com/hashicorp/terraform-plugin-framework/function"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/provider"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/redact"
+	"github.com/pgha/terraform-provider-pgha/internal/roll"
+	"github.com/pgha/terraform-provider-pgha/internal/sshx"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
+	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/functions"
+	hostresource "github.com/pgha/terraform-provider-pgha/internal/tf/host"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/patronicluster"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/patroninode"
+)
+
+// New returns the provider. Override, if not nil, replaces parts of the
+// services before they are used; tests put a fake fleet there.
+func New(version string, override func(*base.Services)) func() provider.Provider {
+	return func() provider.Provider { return &pgha{version: version, override: override} }
+}
+
+type pgha struct {
+	version  string
+	override func(*base.Services)
+}
+
+var (
+	_ provider.ProviderWithEphemeralResources = &pgha{}
+	_ provider.ProviderWithFunctions          = &pgha{}
+)
+
+func (p *pgha) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provider.MetadataResponse) {
+	resp.TypeName, resp.Version = "pgha", p.version
+}
+
+func (p *pgha) Resources(context.Context) []func() resource.Resource {
+	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New}
+}
+
+func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
+	return []func() datasource.DataSource{clusterdata.New, hostresource.NewFacts}
+}
+
+func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {
+	return []func() ephemeral.EphemeralResource{credentialsephemeral.New}
+}
+
+func (p *pgha) Functions(context.Context) []func() function.Function {
+	return []func() function.Function{functions.NewConninfo, functions.NewJDBCURL}
+}
+
+// Configure builds the services. Values that are not known yet (an address or a
+// key that another resource makes) are as if they were not given: nothing is
+// contacted while planning with them that would need them.
+func (p *pgha) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
+	var m model
+	resp.Diagnostics.Append(req.Config.Get(ctx, &m)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	secrets := new(redact.Set)
+	s := &base.Services{
+		Redact: secrets, Log: base.NewLogger(secrets), Queues: new(roll.Queues), Runner: runner(p.version),
+		KeepUnreachable: m.OnUnreachable.ValueString() == "keep", Now: time.Now,
+	}
+	var err error
+	if s.Progress, err = base.OpenProgress(m.ProgressFile.ValueString()); err != nil {
+		resp.Diagnostics.AddAttributeError(path.Root("progress_file"), "Unable to open the progress file", err.Error())
+		return
+	}
+	if p.override == nil {
+		cfg := m.sshConfig(ctx, secrets, &resp.Diagnostics)
+		if resp.Diagnostics.HasError() {
+			return
+		}
+		cfg.Logger = s.Log
+		fleet, err := sshx.New(cfg)
+		if err != nil {
+			resp.Diagnostics.AddAttributeError(path.Root("ssh"), "Unable to configure SSH", err.Error())
+			return
+		}
+		s.Fleet = fleet
+	} else {
+		p.override(s)
+	}
+	if s.OpenEtcd == nil {
+		s.OpenEtcd = func(ctx context.Context, a etcd.Access) (etcd.Client, error) { return a.Open(ctx, s.Fleet) }
+	}
+	resp.ResourceData, resp.DataSourceData, resp.EphemeralResourceData = s, s, s
+}
+
+var _ host.Fleet = (*sshx.Fleet)(nil)
+
+// runner says who this process is, for those who wait for its locks.
+func runner(version string) string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	machine, err := os.Hostname()
+	if err != nil {
+		machine = "an unknown machine"
+	}
+	return fmt.Sprintf("%s on %s (process %d, provider %s)", name, machine, os.Getpid(), version)
+}

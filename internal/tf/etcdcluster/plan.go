@@ -1,0 +1,164 @@
+package etcdcluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+)
+
+// ValidateConfig checks what depends on several attributes.
+func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var m model
+	resp.Diagnostics.Append(req.Config.Get(ctx, &m)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if !m.Members.IsUnknown() && !m.Members.IsNull() {
+		if n := len(m.Members.Elements()); n > 0 && n%2 == 0 {
+			resp.Diagnostics.AddAttributeError(path.Root("members"), "Invalid number of members",
+				fmt.Sprintf("%d members survive the loss of no more members than %d do, and are %d to fail. Use 1 (for trying things out), 3, 5 or 7.", n, n-1, n))
+		}
+	}
+	if h, e := m.HeartbeatInterval, m.ElectionTimeout; !h.IsNull() && !h.IsUnknown() && !e.IsNull() && !e.IsUnknown() {
+		if err := etcd.CheckTiming(h.Duration(), e.Duration()); err != nil {
+			resp.Diagnostics.AddAttributeError(path.Root("election_timeout"), "Invalid timing", err.Error())
+		}
+	}
+	if !m.ClientPort.IsUnknown() && !m.PeerPort.IsUnknown() && !m.ClientPort.IsNull() && m.ClientPort.Equal(m.PeerPort) {
+		resp.Diagnostics.AddAttributeError(path.Root("peer_port"), "Invalid port", "client_port and peer_port must differ.")
+	}
+	if members, ok := m.members(ctx, &resp.Diagnostics); ok {
+		duplicates(members, &resp.Diagnostics)
+	}
+}
+
+// duplicates refuses two members on one host or address.
+func duplicates(members map[string]etcd.Member, diags *diag.Diagnostics) {
+	seen := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		address := members[name].Address
+		if other, ok := seen[address]; ok {
+			diags.AddAttributeError(path.Root("members").AtMapKey(name), "Two members at one address",
+				fmt.Sprintf("The members %q and %q both have the address %s; each needs a host of its own.", other, name, address))
+		}
+		seen[address] = name
+	}
+}
+
+// ModifyPlan makes known what can be known, refuses what this release does not
+// do, and says what an update or a destroy will do to running members.
+func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	diags := &resp.Diagnostics
+	var before, m model
+	if !req.State.Raw.IsNull() {
+		diags.Append(req.State.Get(ctx, &before)...)
+	}
+	if req.Plan.Raw.IsNull() {
+		r.planDestroy(before, diags)
+		return
+	}
+	diags.Append(req.Plan.Get(ctx, &m)...)
+	if diags.HasError() {
+		return
+	}
+	if !m.Name.IsUnknown() {
+		m.ID = m.Name
+	}
+	s, known := m.spec(ctx, diags)
+	if known && !m.ClientPort.IsUnknown() {
+		m.Access = connattr.AccessObject(ctx, s.Access(), m.UID, diags)
+	} else {
+		m.Access = types.ObjectUnknown(connattr.AccessType.AttrTypes)
+	}
+	if known {
+		duplicates(s.Members, diags)
+	}
+	if !req.State.Raw.IsNull() && known {
+		r.refuse(ctx, before, m, s, diags)
+	}
+	diags.Append(resp.Plan.Set(ctx, &m)...)
+	if !req.State.Raw.IsNull() && known && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
+		r.preview(ctx, s, m.UID.ValueString(), diags)
+	}
+}
+
+// refuse names the changes that this release does not make.
+func (r *etcdResource) refuse(ctx context.Context, before, m model, s etcd.Spec, diags *diag.Diagnostics) {
+	old, ok := before.members(ctx, diags)
+	if !ok {
+		return
+	}
+	var changes []string
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		now, still := s.Members[name]
+		switch {
+		case !still:
+			changes = append(changes, "member "+name+" is removed")
+		case now.Address != old[name].Address:
+			changes = append(changes, fmt.Sprintf("member %s moves from %s to %s", name, old[name].Address, now.Address))
+		}
+	}
+	for _, name := range s.Names() {
+		if _, was := old[name]; !was {
+			changes = append(changes, "member "+name+" is added")
+		}
+	}
+	if len(changes) > 0 {
+		diags.AddAttributeError(path.Root("members"), "The members of an existing cluster cannot be changed yet",
+			strings.Join(changes, "; ")+". This release creates clusters with all their members and does not change them afterwards; nothing was touched.\nWhat to do: keep the members as they were.")
+	}
+	if !before.Version.Equal(m.Version) {
+		diags.AddAttributeError(path.Root("version"), "The version of an existing cluster cannot be changed yet",
+			fmt.Sprintf("%s is installed and %s is wanted. This release does not upgrade or downgrade a running etcd; nothing was touched.\nWhat to do: set version = %q.",
+				before.Version.ValueString(), m.Version.ValueString(), before.Version.ValueString()))
+	}
+}
+
+func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
+	name := before.Name.ValueString()
+	if before.DeletionProtection.ValueBool() {
+		diags.AddAttributeError(path.Root("deletion_protection"), "Unable to destroy etcd cluster "+name,
+			"It is protected from deletion.\nWhat to do: set deletion_protection = false and apply that first.")
+		return
+	}
+	if before.OnDestroy.ValueString() == base.Purge {
+		diags.AddWarning("The data of the etcd cluster "+name+" will be deleted",
+			"on_destroy is \"purge\": on every member's host the data, the certificate authority, the certificates and the credentials are deleted. This cannot be undone.")
+	}
+}
+
+// preview asks the hosts and lists what an update would do to running members.
+// It only warns: what it says may have changed by the time of the apply, which
+// plans anew.
+func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, uid string, diags *diag.Diagnostics) {
+	if r.S == nil {
+		return
+	}
+	m, done := r.S.EtcdCluster("pgha_etcd_cluster " + s.Name)
+	defer done()
+	f := etcd.Probe(ctx, r.S.Fleet, s)
+	if f.Err() != nil {
+		diags.AddWarning("Unable to preview the changes to etcd cluster "+s.Name, r.S.Redact.Apply(f.Err().Error()))
+		return
+	}
+	plan, err := etcd.Plan(s, f, uid, r.S.Now(), m.Doer)
+	if err != nil {
+		r.S.Fail(diags, "Unable to plan the changes to etcd cluster "+s.Name, err)
+		return
+	}
+	if lines := plan.Describe(engine.Reload); len(lines) > 0 {
+		diags.AddWarning("Applying this affects running members of etcd cluster "+s.Name, strings.Join(lines, "\n"))
+	}
+}

@@ -1,0 +1,120 @@
+package etcdcluster
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64default"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+
+	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/planmod"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/validate"
+)
+
+const newCluster = "make a second cluster under another name, and move to it."
+
+func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "An etcd cluster on hosts: 1, 3, 5 or 7 members at a pinned version, with TLS for clients and peers from a certificate authority of its own and with authentication. " +
+			"The authority's key and the passwords stay on the members' hosts; none of them is in the state.",
+		Attributes: map[string]schema.Attribute{
+			"name": schema.StringAttribute{
+				Required: true, MarkdownDescription: "The cluster's name. It cannot be changed.",
+				Validators: []validator.String{validate.Name()}, PlanModifiers: []planmodifier.String{planmod.Fixed(newCluster)},
+			},
+			"version": schema.StringAttribute{
+				Required: true, MarkdownDescription: "Exact version of etcd, such as `3.5.16` (the newest package of that version) or `3.5.16-4` (that package). It is installed exactly, and held.",
+				Validators: []validator.String{validate.Pin()},
+			},
+			"members": schema.MapNestedAttribute{
+				Required: true, MarkdownDescription: "The members by name: 1, 3, 5 or 7. This release does not add or remove members of an existing cluster.",
+				Validators: []validator.Map{mapvalidator.SizeBetween(1, 7), mapvalidator.KeysAre(validate.Name())},
+				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+					"host": schema.ObjectAttribute{
+						Required: true, AttributeTypes: connattr.ConnectionType.AttrTypes,
+						MarkdownDescription: "The member's host: `access` of a `pgha_host`.",
+					},
+					"address": schema.StringAttribute{
+						Optional: true, MarkdownDescription: "Where clients and the other members reach it, if that is not the host's address.",
+						Validators: []validator.String{validate.Address()},
+					},
+				}},
+			},
+			"client_port": schema.Int64Attribute{
+				Optional: true, Computed: true, Default: int64default.StaticInt64(2379), MarkdownDescription: "Port for clients; 2379 by default. It cannot be changed.",
+				Validators: []validator.Int64{validate.Port()}, PlanModifiers: []planmodifier.Int64{planmod.Fixed(newCluster)},
+			},
+			"peer_port": schema.Int64Attribute{
+				Optional: true, Computed: true, Default: int64default.StaticInt64(2380), MarkdownDescription: "Port for the other members; 2380 by default. It cannot be changed.",
+				Validators: []validator.Int64{validate.Port()}, PlanModifiers: []planmodifier.Int64{planmod.Fixed(newCluster)},
+			},
+			"tls": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+				MarkdownDescription: "TLS with certificates on both sides, for clients and peers; true by default. It cannot be changed.",
+				PlanModifiers:       []planmodifier.Bool{planmod.Fixed(newCluster)},
+			},
+			"auth": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+				MarkdownDescription: "Users and passwords: one user for the provider, and one for each Patroni cluster that may see its own keys only; true by default. It cannot be changed.",
+				PlanModifiers:       []planmodifier.Bool{planmod.Fixed(newCluster)},
+			},
+			"heartbeat_interval": schema.StringAttribute{
+				CustomType: customtypes.DurationType, Optional: true, Computed: true,
+				MarkdownDescription: "How often the leader tells that it lives. Unless given it is derived from the longest round trip between members, measured when the cluster is made; at least `100ms` then. Changing this restarts the members, one at a time.",
+				Validators:          []validator.String{stringvalidator.AlsoRequires(path.MatchRoot("election_timeout"))},
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
+			"election_timeout": schema.StringAttribute{
+				CustomType: customtypes.DurationType, Optional: true, Computed: true,
+				MarkdownDescription: "How long a member waits for a heartbeat before it calls an election: at least five heartbeats and ten round trips, at most `50s`. Unless given it is ten heartbeats. Changing this restarts the members, one at a time.",
+				Validators:          []validator.String{stringvalidator.AlsoRequires(path.MatchRoot("heartbeat_interval"))},
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
+			"quota_backend_bytes": schema.StringAttribute{
+				CustomType: customtypes.SizeType, Optional: true, Computed: true, Default: stringdefault.StaticString("2GiB"),
+				MarkdownDescription: "Size of the database at which etcd refuses writes; `2GiB` by default, at most `8GiB`. Changing this restarts the members, one at a time.",
+				Validators: []validator.String{validate.Text("must be between 16MiB and 8GiB", func(s string) error {
+					return checkQuota(s)
+				})},
+			},
+			"auto_compaction_retention": schema.StringAttribute{
+				CustomType: customtypes.DurationType, Optional: true, Computed: true, Default: stringdefault.StaticString("1h"),
+				MarkdownDescription: "How much of the history is kept; `1h` by default. Patroni rewrites its keys all the time, so that without compaction the database would grow for ever. Changing this restarts the members, one at a time.",
+			},
+			"snapshot_count": schema.Int64Attribute{
+				Optional: true, MarkdownDescription: "Committed transactions between two snapshots of the log on disk; etcd's own default unless given. Changing this restarts the members, one at a time.",
+				Validators: []validator.Int64{int64validator.Between(1000, 10000000)},
+			},
+			"deletion_protection": base.DeletionProtectionAttribute("Refuse to destroy the cluster."),
+			"on_destroy":          base.OnDestroyAttribute("What destroying does with the data: `keep_data` (the default) stops and disables etcd and leaves data, certificates and credentials on the hosts, so that creating the cluster again takes it up where it was; `purge` deletes them."),
+			"id": schema.StringAttribute{
+				Computed: true, MarkdownDescription: "The cluster's name.",
+			},
+			"uid": schema.StringAttribute{
+				Computed: true, MarkdownDescription: "Tells this cluster from another of the same name; made when it is first created.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
+			"access": schema.ObjectAttribute{
+				Computed: true, AttributeTypes: connattr.AccessType.AttrTypes,
+				MarkdownDescription: "How to reach the cluster, to be passed to `pgha_patroni_cluster`. It holds no secrets.",
+			},
+			"drift": base.DriftAttribute(),
+		},
+		Blocks: map[string]schema.Block{
+			"timeouts": timeouts.Block(ctx, timeouts.Opts{Create: true, Read: true, Update: true, Delete: true}),
+		},
+	}
+}

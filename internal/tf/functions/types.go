@@ -1,0 +1,5 @@
+package functions
+
+import "github.com/hashicorp/terraform-plugin-framework/types"
+
+var stringType = types.StringType

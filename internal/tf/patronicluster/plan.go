@@ -1,0 +1,237 @@
+package patronicluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
+
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
+)
+
+// ValidateConfig checks parameters, pg_hba, slots and timing: Patroni itself
+// answers 200 to anything, and its nodes then ignore the whole document.
+func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	diags := &resp.Diagnostics
+	m := read(ctx, req.Config, diags)
+	if diags.HasError() {
+		return
+	}
+	if !m.FailureDetection.IsUnknown() && !m.TTL.IsUnknown() && !m.LoopWait.IsUnknown() && !m.RetryTimeout.IsUnknown() {
+		c := m
+		c.preset(m)
+		for _, v := range patroni.CheckTiming(int64(c.TTL.Duration()/time.Second), int64(c.LoopWait.Duration()/time.Second), int64(c.RetryTimeout.Duration()/time.Second)) {
+			diags.AddAttributeError(path.Root(v.Path), "Invalid timing", v.Problem)
+		}
+	}
+	if m.SynchronousModeStrict.ValueBool() && m.SynchronousMode.ValueString() == "off" {
+		diags.AddAttributeError(path.Root("synchronous_mode_strict"), "Invalid combination", "synchronous_mode_strict has no meaning with synchronous_mode = \"off\".")
+	}
+	if !m.PostgresPort.IsUnknown() && !m.RestAPIPort.IsUnknown() && !m.PostgresPort.IsNull() && m.PostgresPort.Equal(m.RestAPIPort) {
+		diags.AddAttributeError(path.Root("rest_api_port"), "Invalid port", "postgresql_port and rest_api_port must differ.")
+	}
+	checkSlots(ctx, m, diags)
+	p := m.pg
+	if p == nil {
+		return
+	}
+	if !p.Parameters.IsUnknown() {
+		seen := map[string]string{}
+		elements := p.Parameters.Elements()
+		for _, name := range slices.Sorted(maps.Keys(elements)) {
+			at := path.Root("postgresql").AtName("parameters").AtMapKey(name)
+			if other, ok := seen[strings.ToLower(name)]; ok {
+				diags.AddAttributeError(at, "Invalid parameter", fmt.Sprintf("%q and %q are the same parameter.", other, name))
+			}
+			seen[strings.ToLower(name)] = name
+			v, ok := elements[name].(types.String)
+			if !ok || v.IsUnknown() {
+				continue
+			}
+			if v.IsNull() {
+				diags.AddAttributeError(at, "Invalid parameter", name+" has no value; leave it out to have PostgreSQL's default.")
+				continue
+			}
+			if why := patroni.CheckParameter(0, name, v.ValueString()); why != "" {
+				diags.AddAttributeError(at, "Invalid parameter", why+".")
+			}
+		}
+	}
+	if connattr.Known(p.HBA) && !p.HBA.IsNull() {
+		at := path.Root("postgresql").AtName("pg_hba")
+		errs, warnings := checkHBA(stringList(ctx, p.HBA, diags), m.users())
+		for _, e := range errs {
+			diags.AddAttributeError(at, "Invalid pg_hba", e+".")
+		}
+		for _, w := range warnings {
+			diags.AddAttributeWarning(at, "Check pg_hba", w)
+		}
+	}
+}
+
+func checkSlots(ctx context.Context, m model, diags *diag.Diagnostics) {
+	if m.Slots.IsNull() || !connattr.Known(m.Slots) {
+		return
+	}
+	slots := map[string]slotModel{}
+	diags.Append(m.Slots.ElementsAs(ctx, &slots, false)...)
+	for name, s := range slots {
+		at := path.Root("slots").AtMapKey(name)
+		logical := s.Type.ValueString() == "logical"
+		switch {
+		case logical && (s.Database.IsNull() || s.Plugin.IsNull()):
+			diags.AddAttributeError(at, "Invalid slot", "A logical slot needs database and plugin.")
+		case !logical && (!s.Database.IsNull() || !s.Plugin.IsNull()):
+			diags.AddAttributeError(at, "Invalid slot", "A physical slot has neither database nor plugin.")
+		}
+	}
+}
+
+// preset fills in the timing that the configuration leaves to the preset.
+func (m *model) preset(config model) {
+	name := config.FailureDetection.ValueString()
+	if name == "" {
+		name = "normal"
+	}
+	p := patroni.Presets[name]
+	fill := func(to *customtypes.Text, from customtypes.Text, seconds int64) {
+		if from.IsNull() {
+			*to = customtypes.DurationValue(time.Duration(seconds) * time.Second)
+		}
+	}
+	fill(&m.TTL, config.TTL, p.TTL)
+	fill(&m.LoopWait, config.LoopWait, p.LoopWait)
+	fill(&m.RetryTimeout, config.RetryTimeout, p.RetryTimeout)
+}
+
+// cluster is the cluster that the model describes. It returns false while that
+// is not known; the uid may be unknown.
+func (m *model) cluster(ctx context.Context, diags *diag.Diagnostics) (patroni.Cluster, bool) {
+	access, ok := connattr.AccessFrom(ctx, m.Etcd, diags)
+	if !ok || m.Scope.IsUnknown() || m.Namespace.IsUnknown() || m.PostgresPort.IsUnknown() || m.RestAPIPort.IsUnknown() ||
+		!connattr.Known(m.Initdb) || !connattr.Known(m.RestAPIAllowlist) || !m.known() {
+		return patroni.Cluster{}, false
+	}
+	var i initdbModel
+	diags.Append(m.Initdb.As(ctx, &i, basetypes.ObjectAsOptions{})...)
+	return patroni.Cluster{
+		Scope: m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
+		PostgresPort: int(m.PostgresPort.ValueInt64()), APIPort: int(m.RestAPIPort.ValueInt64()), Users: m.users(),
+		APIAllowlist: stringList(ctx, m.RestAPIAllowlist, diags),
+		Initdb:       patroni.Initdb{Locale: i.Locale.ValueString(), Encoding: i.Encoding.ValueString(), DataChecksums: i.DataChecksums.ValueBool()},
+	}, !diags.HasError()
+}
+
+// ModifyPlan makes known what can be known and says what changing the
+// configuration does to running servers.
+func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	diags := &resp.Diagnostics
+	var before model
+	if !req.State.Raw.IsNull() {
+		before = read(ctx, req.State, diags)
+	}
+	if req.Plan.Raw.IsNull() {
+		planDestroy(before, diags)
+		return
+	}
+	config, m := read(ctx, req.Config, diags), read(ctx, req.Plan, diags)
+	if diags.HasError() {
+		return
+	}
+	if !m.Scope.IsUnknown() {
+		m.ID = m.Scope
+	}
+	if !config.FailureDetection.IsUnknown() {
+		m.preset(config)
+	}
+	m.Membership = types.ObjectUnknown(connattr.MembershipType.AttrTypes)
+	if c, ok := m.cluster(ctx, diags); ok {
+		m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
+	}
+	if !req.State.Raw.IsNull() {
+		passwordsChanged(before, m, diags)
+	}
+	diags.Append(resp.Plan.Set(ctx, &m)...)
+	if !req.State.Raw.IsNull() && !diags.HasError() && m.settled() {
+		effects(ctx, before, m, diags)
+	}
+}
+
+// settled reports whether all that the dynamic configuration is made of is
+// known.
+func (m *model) settled() bool {
+	return m.known() && connattr.Known(m.Slots) && connattr.Known(m.IgnoreSlots) && connattr.Known(m.AllowedNetworks) &&
+		(m.pg == nil || connattr.Known(m.pg.Parameters) && connattr.Known(m.pg.HBA) && connattr.Known(m.pg.Ident))
+}
+
+func passwordsChanged(before, m model, diags *diag.Diagnostics) {
+	version := func(c *credentials, which string) types.Int64 {
+		if c == nil {
+			return types.Int64Null()
+		}
+		switch {
+		case which == "superuser" && c.Superuser != nil:
+			return c.Superuser.PasswordVersion
+		case which == "replication" && c.Replication != nil:
+			return c.Replication.PasswordVersion
+		case which == "rewind" && c.Rewind != nil:
+			return c.Rewind.PasswordVersion
+		case which == "rest_api" && c.RestAPI != nil:
+			return c.RestAPI.PasswordVersion
+		}
+		return types.Int64Null()
+	}
+	for _, which := range []string{"superuser", "replication", "rewind", "rest_api"} {
+		if a, b := version(before.accounts, which), version(m.accounts, which); !a.Equal(b) && !b.IsUnknown() {
+			diags.AddAttributeError(path.Root("credentials").AtName(which).AtName("password_wo_version"), "Passwords of an existing cluster cannot be changed yet",
+				"This release takes passwords when the cluster is made and does not change them afterwards; nothing was touched.\nWhat to do: leave password_wo_version as it was.")
+		}
+	}
+}
+
+// effects warns about what the changed configuration does, by comparing what
+// is planned with what was found.
+func effects(ctx context.Context, before, m model, diags *diag.Diagnostics) {
+	old, wanted := before.wanted(ctx, diags), m.wanted(ctx, diags)
+	_, changed := patroni.Patch(old.Document(), wanted, old.Paths())
+	if len(changed) == 0 {
+		return
+	}
+	reload, restart := patroni.DescribeChanges(old.Document(), wanted, changed)
+	scope := m.Scope.ValueString()
+	if len(reload) > 0 {
+		diags.AddWarning("Applying this reloads all nodes of "+scope, "Taken over by a reload, without a restart:\n  "+strings.Join(reload, "\n  "))
+	}
+	if len(restart) > 0 {
+		diags.AddWarning("Applying this leaves all nodes of "+scope+" with a pending restart",
+			"PostgreSQL takes these over only when it starts:\n  "+strings.Join(restart, "\n  ")+
+				"\nThis release sets them and does not restart PostgreSQL: restart the members one at a time afterwards (patronictl restart "+scope+" MEMBER), the leader last, or after a switchover.")
+	}
+	if v, ok := wanted["pause"]; ok && v == true && old["pause"] != true {
+		diags.AddWarning("Applying this pauses "+scope, "While a cluster is paused, nothing fails over and a crashed PostgreSQL stays down.")
+	}
+}
+
+func planDestroy(before model, diags *diag.Diagnostics) {
+	scope := before.Scope.ValueString()
+	if before.DeletionProtection.ValueBool() {
+		diags.AddAttributeError(path.Root("deletion_protection"), "Unable to destroy Patroni cluster "+scope,
+			"It is protected from deletion.\nWhat to do: set deletion_protection = false and apply that first.")
+		return
+	}
+	if before.OnDestroy.ValueString() == base.Purge {
+		diags.AddWarning("The keys and passwords of the Patroni cluster "+scope+" will be deleted",
+			"on_destroy is \"purge\": its keys and passwords in etcd and its certificate authority are deleted. Nodes whose data was kept can then not be taken up again. This cannot be undone.")
+	}
+}

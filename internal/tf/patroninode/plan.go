@@ -1,0 +1,162 @@
+package patroninode
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+)
+
+// ValidateConfig checks what depends on several attributes.
+func (r *nodeResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var m model
+	resp.Diagnostics.Append(req.Config.Get(ctx, &m)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if v := m.versions(ctx, &resp.Diagnostics); v.PostgreSQL.ValueString() != "" {
+		if _, err := postgres.Major(v.PostgreSQL.ValueString()); err != nil {
+			resp.Diagnostics.AddAttributeError(path.Root("versions").AtName("postgresql"), "Invalid version", err.Error()+".")
+		}
+	}
+	if m.Tags.IsNull() || !connattr.Known(m.Tags) {
+		return
+	}
+	var t tagsModel
+	resp.Diagnostics.Append(m.Tags.As(ctx, &t, basetypes.ObjectAsOptions{})...)
+	if t.NoFailover.ValueBool() && !t.FailoverPriority.IsNull() {
+		resp.Diagnostics.AddAttributeError(path.Root("tags").AtName("failover_priority"), "Invalid combination",
+			"Patroni ignores failover_priority on a member with nofailover = true; leave one of them out.")
+	}
+	if t.ReplicateFrom.ValueString() != "" && t.ReplicateFrom.Equal(m.Name) {
+		resp.Diagnostics.AddAttributeError(path.Root("tags").AtName("replicatefrom"), "Invalid member", "A member cannot replicate from itself.")
+	}
+	if !t.Custom.IsNull() {
+		for name := range t.Custom.Elements() {
+			switch name {
+			case "nofailover", "failover_priority", "clonefrom", "noloadbalance", "nosync", "replicatefrom", "nostream", "sync_priority":
+				resp.Diagnostics.AddAttributeError(path.Root("tags").AtName("custom").AtMapKey(name), "Invalid tag", name+" is one of Patroni's own tags, not a custom one.")
+			}
+		}
+	}
+}
+
+// ModifyPlan makes known what can be known, refuses what this release does not
+// do, and says what an update or a destroy does to the running node.
+func (r *nodeResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	diags := &resp.Diagnostics
+	var before, m model
+	if !req.State.Raw.IsNull() {
+		diags.Append(req.State.Get(ctx, &before)...)
+	}
+	if req.Plan.Raw.IsNull() {
+		r.planDestroy(ctx, before, diags)
+		return
+	}
+	diags.Append(req.Plan.Get(ctx, &m)...)
+	if diags.HasError() {
+		return
+	}
+	c, clusterKnown := connattr.ClusterFrom(ctx, m.Cluster, diags)
+	if clusterKnown && !m.Name.IsUnknown() {
+		m.ID = types.StringValue(c.Scope + "/" + m.Name.ValueString())
+	}
+	v := m.versions(ctx, diags)
+	if m.DataDirectory.IsUnknown() {
+		switch {
+		case !req.State.Raw.IsNull():
+			m.DataDirectory = before.DataDirectory
+		case clusterKnown && v.PostgreSQL.ValueString() != "":
+			m.DataDirectory = types.StringValue(defaultDataDir(c.Scope, v.PostgreSQL.ValueString()))
+		}
+	}
+	if !req.State.Raw.IsNull() {
+		r.refuse(ctx, before, m, diags)
+	}
+	diags.Append(resp.Plan.Set(ctx, &m)...)
+	if !req.State.Raw.IsNull() && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
+		r.preview(ctx, m, diags)
+	}
+}
+
+// refuse names the changes that this release does not make, or that nobody
+// should make in place.
+func (r *nodeResource) refuse(ctx context.Context, before, m model, diags *diag.Diagnostics) {
+	if !m.DataDirectory.IsUnknown() && !m.DataDirectory.Equal(before.DataDirectory) {
+		diags.AddAttributeError(path.Root("data_directory"), "A data directory is not moved in place",
+			fmt.Sprintf("The data is in %s, and %s is wanted. Nothing was touched.\nWhat to do: remove the node and make it again with the new data_directory; it is then cloned there. Or leave it as it is.",
+				before.DataDirectory.ValueString(), m.DataDirectory.ValueString()))
+	}
+	old, now := before.versions(ctx, diags), m.versions(ctx, diags)
+	for _, v := range []struct {
+		name     string
+		old, now types.String
+	}{{"postgresql", old.PostgreSQL, now.PostgreSQL}, {"patroni", old.Patroni, now.Patroni}} {
+		if v.now.IsUnknown() || v.old.Equal(v.now) {
+			continue
+		}
+		diags.AddAttributeError(path.Root("versions").AtName(v.name), "The versions of an existing node cannot be changed yet",
+			fmt.Sprintf("%s is installed and %s is wanted. This release does not upgrade or downgrade a running node; nothing was touched.\nWhat to do: set %s = %q.",
+				v.old.ValueString(), v.now.ValueString(), v.name, v.old.ValueString()))
+	}
+	if c1, ok1 := connattr.ClusterFrom(ctx, before.Cluster, diags); ok1 {
+		if c2, ok2 := connattr.ClusterFrom(ctx, m.Cluster, diags); ok2 && (c1.Scope != c2.Scope || c1.Namespace != c2.Namespace) {
+			diags.AddAttributeError(path.Root("cluster"), "A node cannot move to another cluster",
+				fmt.Sprintf("It belongs to %s and %s is wanted.\nWhat to do: remove this node and make another one.", c1.Scope, c2.Scope))
+		}
+	}
+}
+
+// previewTimeout bounds what a plan does to be able to warn.
+const previewTimeout = 20 * time.Second
+
+// preview lists what an update would do to the running node. It only warns: the
+// apply plans anew.
+func (r *nodeResource) preview(ctx context.Context, m model, diags *diag.Diagnostics) {
+	n, ok := m.node(ctx, diags)
+	if !ok || r.S == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, previewTimeout)
+	defer cancel()
+	plan, err := r.S.Patroni("pgha_patroni_node "+n.Name).PreviewNode(ctx, n)
+	if err != nil {
+		diags.AddWarning("Unable to preview the changes to node "+n.Name, r.S.Redact.Apply(err.Error()))
+		return
+	}
+	if lines := plan.Describe(engine.Reload); len(lines) > 0 {
+		diags.AddWarning("Applying this affects the running node "+n.Name, strings.Join(lines, "\n"))
+	}
+}
+
+func (r *nodeResource) planDestroy(ctx context.Context, before model, diags *diag.Diagnostics) {
+	n, ok := before.node(ctx, diags)
+	if !ok {
+		return
+	}
+	lines := []string{fmt.Sprintf("PostgreSQL and Patroni on %s are stopped and disabled.", n.Target.Name)}
+	if r.S != nil {
+		ctx, cancel := context.WithTimeout(ctx, previewTimeout)
+		defer cancel()
+		if leader, err := r.S.Patroni("pgha_patroni_node "+n.Name).Leader(ctx, n.Cluster); err == nil && leader == n.Name {
+			lines = append([]string{fmt.Sprintf("%s is the leader now: if another member is left, the role is switched over to it first.", n.Name)}, lines...)
+		}
+	}
+	if before.OnDestroy.ValueString() == base.Purge {
+		lines = append(lines, fmt.Sprintf("The data in %s is deleted (on_destroy is \"purge\"). This cannot be undone.", n.DataDir))
+	} else {
+		lines = append(lines, fmt.Sprintf("The data in %s stays.", n.DataDir))
+	}
+	diags.AddWarning("Destroying node "+n.Name+" of "+n.Cluster.Scope, strings.Join(lines, "\n"))
+}
