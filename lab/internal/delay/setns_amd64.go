@@ -1,0 +1,4 @@
+package delay
+
+// sysSetns is the number of setns(2), which package syscall lacks on amd64.
+const sysSetns = 308

@@ -1,0 +1,5 @@
+package delay
+
+import "syscall"
+
+const sysSetns = syscall.SYS_SETNS

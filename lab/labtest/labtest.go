@@ -1,0 +1,95 @@
+// Package labtest brings up labs for tests.
+package labtest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
+)
+
+// New brings up a lab for a test, and removes it when the test is done. With
+// no name given, the lab has one of its own, so tests may run in parallel, in
+// one package or in several. The test is skipped with -short and where there
+// can be no lab (elsewhere than on Linux, or not as root).
+//
+// If the test fails, what the hosts logged is in its output. With PGHA_LAB_KEEP
+// in the environment the lab of a failed test stays, to be looked at ("lab
+// status --all"); the next test that uses this function removes it.
+func New(t testing.TB, o labhost.Options) *labhost.Lab {
+	t.Helper()
+	Need(t)
+	if o.Name == "" {
+		o.Name = name(t.Name())
+	}
+	o.Ephemeral = true
+	o.Progress = t.Output()
+	if err := labhost.DownAbandoned(t.Context(), o); err != nil {
+		t.Logf("an abandoned lab could not be removed: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() && os.Getenv("PGHA_LAB_KEEP") != "" {
+			t.Logf("lab %s stays (PGHA_LAB_KEEP)", o.Name)
+			return
+		}
+		// The test's context has ended by now.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := labhost.Down(ctx, o); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := labhost.Up(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			logHosts(t, l)
+		}
+	})
+	return l
+}
+
+// Need skips a test where there can be no lab.
+func Need(t testing.TB) {
+	t.Helper()
+	switch {
+	case testing.Short():
+		t.Skip("brings up a lab; not with -short")
+	case runtime.GOOS != "linux" || os.Geteuid() != 0:
+		t.Skip("SKIPPED: brings up a lab, which only root on Linux can")
+	}
+}
+
+var odd = regexp.MustCompile(`[^a-z0-9]+`)
+
+// name makes the name of a lab of that of a test. Two runs of one test may be
+// going on at once, and two tests' names may differ at the end only.
+func name(test string) string {
+	h := fnv.New32a()
+	h.Write([]byte(test))
+	unique := fmt.Sprintf("t%d-%04x-", os.Getpid(), h.Sum32()&0xffff)
+	s := strings.Trim(odd.ReplaceAllString(strings.ToLower(strings.TrimPrefix(test, "Test")), "-"), "-")
+	return strings.Trim(unique+s[:min(len(s), 32-len(unique))], "-")
+}
+
+// logHosts puts what the hosts said last into the test's output.
+func logHosts(t testing.TB, l *labhost.Lab) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, h := range l.Hosts() {
+		out, err := l.SSH(ctx, h.Name, "systemctl --failed --no-legend --plain; journalctl --no-pager -q -n 60 -o short-precise")
+		if err != nil {
+			out += "\n" + err.Error()
+		}
+		t.Logf("---- host %s of lab %s:\n%s", h.Name, l.Name, out)
+	}
+}
