@@ -144,6 +144,8 @@ type Known struct {
 	Members        map[string]Member
 	// Status is Patroni's /status: last LSN and slots.
 	Status MemberStatus
+	// History is Patroni's /history: an entry for each timeline that ended.
+	History [][]json.RawMessage
 }
 
 // Member is a member's own key.
@@ -211,6 +213,8 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			}
 		case e.Key == c.Prefix()+"status":
 			read(e, &k.Status)
+		case e.Key == c.Prefix()+"history":
+			read(e, &k.History)
 		case isMember:
 			m := Member{Name: name}
 			read(e, &m)

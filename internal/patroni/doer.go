@@ -180,6 +180,9 @@ func (d *Doer) startWithData(n Node) engine.Step {
 		if err := d.putConfig(ctx, n, false); err != nil {
 			return err
 		}
+		if err := d.waitTurn(ctx, n); err != nil {
+			return err
+		}
 		if err := remote.StartUnit(ctx, d.host(n), Unit); err != nil {
 			return err
 		}

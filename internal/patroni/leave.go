@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -230,24 +231,33 @@ func (d *Doer) dropSlot(ctx context.Context, n Node) error {
 	if err := putJSON(ctx, d.KV, c.slotsJournal(), before); err != nil {
 		return err
 	}
+	// Patroni forgets the slot in the loop that the first change causes, and
+	// drops it in the one that putting the value back causes.
 	patchErr := a.PatchConfig(ctx, Document{"member_slots_ttl": 0})
-	var waitErr error
 	if patchErr == nil || errors.Is(patchErr, ErrUnknown) {
 		waitCtx, cancel := context.WithTimeout(ctx, 45*time.Second)
-		waitErr = wait.Until(waitCtx, d.Log, "the slot "+slot+" to be dropped", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		patchErr = wait.Until(waitCtx, d.Log, "the leader to forget the slot "+slot, 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+			k, err := c.Load(ctx, d.KV)
+			return err == nil && !slices.Contains(k.Status.RetainSlots, slot), "the leader still keeps it", err
+		})
+		cancel()
+	}
+	if err := d.RestoreJournal(context.WithoutCancel(ctx), c, a); err != nil {
+		return errors.Join(patchErr, err)
+	}
+	if patchErr == nil {
+		waitCtx, cancel := context.WithTimeout(ctx, 45*time.Second)
+		patchErr = wait.Until(waitCtx, d.Log, "the slot "+slot+" to be dropped", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 			there, err := exists(ctx)
 			return err == nil && !there, "the leader still has it", err
 		})
 		cancel()
 	}
-	if err := d.RestoreJournal(context.WithoutCancel(ctx), c, a); err != nil {
-		return errors.Join(patchErr, waitErr, err)
-	}
 	if patchErr != nil {
-		return patchErr
-	}
-	if waitErr != nil {
-		d.keepSlot(ctx, slot, waitErr.Error())
+		if ctx.Err() != nil {
+			return patchErr
+		}
+		d.keepSlot(ctx, slot, patchErr.Error())
 	}
 	return nil
 }
