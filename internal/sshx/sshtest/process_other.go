@@ -1,0 +1,12 @@
+//go:build !unix
+
+package sshtest
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+func newSession() *syscall.SysProcAttr { return nil }
+
+func kill(cmd *exec.Cmd, _ string) { cmd.Process.Kill() }
