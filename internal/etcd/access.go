@@ -68,16 +68,25 @@ const clientSubject = "pgha-provider"
 // as well.
 const staggered = 1500 * time.Millisecond
 
-// Open returns a client for the cluster. It needs root on one member's host
-// and asks them one after the other, the next one as soon as one is slow.
+// Open returns a client for the cluster.
 func (a Access) Open(ctx context.Context, fleet host.Fleet) (Client, error) {
-	key, request, err := clientKey()
+	cfg, err := a.Login(ctx, fleet)
 	if err != nil {
 		return nil, err
 	}
+	return Dial(cfg)
+}
+
+// Login gets what Dial needs from a member's host. It needs root on one of them
+// and asks them one after the other, the next one as soon as one is slow.
+func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error) {
+	key, request, err := clientKey()
+	if err != nil {
+		return DialConfig{}, err
+	}
 	s, err := a.session(ctx, fleet, request)
 	if err != nil {
-		return nil, &problem.Error{
+		return DialConfig{}, &problem.Error{
 			Step:  "log in to the etcd cluster " + a.Name,
 			Cause: err,
 			Do:    "make sure that at least one of its members' hosts can be reached: " + strings.Join(a.Names(), ", ") + ".",
@@ -92,19 +101,19 @@ func (a Access) Open(ctx context.Context, fleet host.Fleet) (Client, error) {
 	}
 	if a.TLS {
 		if cfg.TLS, err = s.tls(key); err != nil {
-			return nil, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
+			return DialConfig{}, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
 		}
 	}
 	if a.Auth {
 		if s.credentials.Provider == "" {
-			return nil, &problem.Error{
+			return DialConfig{}, &problem.Error{
 				Host: s.host, Cause: fmt.Errorf("%s is missing or cannot be read", credentialsPath(a.Name)),
 				Do: "apply the cluster's pgha_etcd_cluster resource: it is not complete on this host.",
 			}
 		}
 		cfg.User, cfg.Password = ProviderUser, s.credentials.Provider
 	}
-	return Dial(cfg)
+	return cfg, nil
 }
 
 // clientKey makes a key and a signing request for this process.

@@ -14,6 +14,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 	"github.com/pgha/terraform-provider-pgha/internal/roll"
@@ -253,13 +254,16 @@ func DestroyPlan(s Spec, f Facts, purge bool, do *Doer) engine.Plan {
 					if err := remote.RemoveFiles(ctx, h, dropInPath); err != nil {
 						return err
 					}
-					if err := remote.RemoveEmptyDir(ctx, h, "/etc/systemd/system/etcd.service.d"); err != nil {
+					if err := remote.RemoveEmptyDirs(ctx, h, "/etc/systemd/system/etcd.service.d", "/etc/pgha/etcd", pki.Dir); err != nil {
 						return err
 					}
 					return remote.DaemonReload(ctx, h)
 				}),
 				step("etcd.unmark", "remove the mark that this host is a member", engine.Safe, func(ctx context.Context, h host.Host) error {
-					return remote.RemoveFiles(ctx, h, MarkerPath)
+					if err := remote.RemoveFiles(ctx, h, MarkerPath); err != nil {
+						return err
+					}
+					return remote.RemoveEmptyDirs(ctx, h, "/etc/pgha")
 				}),
 			)
 		}

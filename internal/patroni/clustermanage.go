@@ -12,6 +12,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -466,6 +467,9 @@ func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) err
 			engine.Step{ID: "cluster.purge.authority", Title: "delete the cluster's certificate authority", Risk: engine.Destructive, Do: func(ctx context.Context) error {
 				for _, h := range c.holders(m.Fleet) {
 					if err := remote.PurgeTree(ctx, h, c.authority().Path()); err != nil {
+						return err
+					}
+					if err := remote.RemoveEmptyDirs(ctx, h, pki.Dir, "/etc/pgha"); err != nil {
 						return err
 					}
 				}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 
@@ -153,8 +154,47 @@ func (d *Doer) reconfigure(n Node) engine.Step {
 		if err := remote.ReloadUnit(ctx, d.host(n), Unit); err != nil {
 			return err
 		}
-		return d.waitMember(ctx, n)
+		if err := d.waitMember(ctx, n); err != nil {
+			return err
+		}
+		return d.waitTags(ctx, n)
 	})
+}
+
+// waitTags waits until the node shows its tags to the others, which it does in
+// its next loop: it is there that they decide who may lead or be cloned.
+func (d *Doer) waitTags(ctx context.Context, n Node) error {
+	loop := int64(10)
+	if v, ok := Int(d.Known.Config["loop_wait"]); ok {
+		loop = v
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(2*loop)*time.Second+10*time.Second)
+	defer cancel()
+	want := shownTags(n.Tags)
+	return wait.Until(ctx, d.Log, "the others to see the tags of "+n.Name, 300*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		k, err := n.Cluster.Load(ctx, d.KV)
+		if err != nil {
+			return false, "", err
+		}
+		have := k.Members[n.Name].Tags
+		return maps.Equal(shownTags(have), want), fmt.Sprintf("they see %v", have), nil
+	})
+}
+
+// shownTags are the tags in the form in which a member's key shows them:
+// Patroni leaves out its own tags where they are false (tags.py).
+func shownTags(tags map[string]any) map[string]string {
+	shown := map[string]string{}
+	for k, v := range tags {
+		if v == false {
+			switch k {
+			case "nofailover", "clonefrom", "noloadbalance", "nosync", "nostream":
+				continue
+			}
+		}
+		shown[k] = Text(v)
+	}
+	return shown
 }
 
 // waitBootstrapped lets a node that is initialising the database finish:
@@ -555,13 +595,16 @@ func (d *Doer) purge(n Node) []engine.Step {
 			if err := remote.RemoveFiles(ctx, h, ConfigPath, dropInPath, noClusterPath, pgpassPath); err != nil {
 				return err
 			}
-			if err := remote.RemoveEmptyDir(ctx, h, "/etc/systemd/system/patroni.service.d"); err != nil {
+			if err := remote.RemoveEmptyDirs(ctx, h, "/etc/systemd/system/patroni.service.d", "/etc/pgha/patroni"); err != nil {
 				return err
 			}
 			return remote.DaemonReload(ctx, h)
 		}),
 		d.step(n, "patroni.unmark", "remove the mark that this host is a node", engine.Safe, func(ctx context.Context) error {
-			return remote.RemoveFiles(ctx, d.host(n), MarkerPath)
+			if err := remote.RemoveFiles(ctx, d.host(n), MarkerPath); err != nil {
+				return err
+			}
+			return remote.RemoveEmptyDirs(ctx, d.host(n), "/etc/pgha")
 		}),
 	}
 }

@@ -71,7 +71,7 @@ func Probe(ctx context.Context, h host.Host, s Spec) (Facts, error) {
 func probe(ctx context.Context, h host.Host, s Spec, m *Marker) (Facts, error) {
 	var p remote.Probe
 	p.OS().Clock().Content(MarkerPath).Content(hostsPath).Disk(s.Preflight.DiskPath).
-		Lookup(s.Target.Address).Package("chrony").Addresses()
+		Lookup(s.Target.Address).Package("chrony").Addresses().Content(remote.GuardPath)
 	for _, f := range s.files() {
 		p.Path(f.Path)
 	}
@@ -133,6 +133,11 @@ func Plan(s Spec, f Facts, h host.Host) engine.Plan {
 			stale = append(stale, path)
 			lists = lists || isApt(path)
 		}
+	}
+	if remote.Guarded(f.Path(remote.GuardPath)) {
+		plan = plan.Then(step("host.guard", "remove "+remote.GuardPath+", which a run that was killed left behind", func(ctx context.Context) error {
+			return remote.RemoveGuard(ctx, h)
+		}))
 	}
 	if len(stale) > 0 {
 		plan = plan.Then(step("host.file.remove", "remove "+strings.Join(stale, ", "), func(ctx context.Context) error { return remote.RemoveFiles(ctx, h, stale...) }))
@@ -310,7 +315,7 @@ func (m *Manager) Destroy(ctx context.Context, s Spec) error {
 		if err := remote.RemoveFiles(ctx, h, MarkerPath); err != nil {
 			return err
 		}
-		return remote.RemoveEmptyDir(ctx, h, "/etc/pgha")
+		return remote.RemoveEmptyDirs(ctx, h, "/etc/pgha")
 	}))
 	return engine.Run(ctx, plan, m.Observe)
 }

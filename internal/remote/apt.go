@@ -57,6 +57,26 @@ func Install(ctx context.Context, h host.Host, pins ...Pin) error {
 	return aptProblem(err)
 }
 
+// GuardPath is the file that keeps dpkg from starting services while packages
+// are installed.
+const GuardPath = "/usr/sbin/policy-rc.d"
+
+// guardMark is how our guard is told from the administrator's own. It is in
+// scripts/apt_lib.sh, too.
+const guardMark = "# pgha: keeps dpkg from starting or restarting services while packages are installed"
+
+// Guarded reports whether what is at GuardPath is our guard, left behind by a
+// run that was killed: no service would start after an installation any more.
+func Guarded(p Path) bool { return strings.Contains(string(p.Content), guardMark) }
+
+// RemoveGuard removes our guard, and puts back the administrator's own. It does
+// so holding the lock that installations hold, so as not to take it from one
+// that is under way.
+func RemoveGuard(ctx context.Context, h host.Host) error {
+	_, err := apt(ctx, h, "apt.unguard")
+	return aptProblem(err)
+}
+
 // Hold keeps packages at their versions, whatever upgrades others run.
 func Hold(ctx context.Context, h host.Host, names ...string) error {
 	_, err := apt(ctx, h, "apt.hold", append([]string{"hold"}, names...)...)

@@ -72,9 +72,10 @@ func MakeDir(ctx context.Context, h host.Host, path, owner, group, mode string) 
 	return err
 }
 
-// RemoveEmptyDir removes a directory if it is there and empty.
-func RemoveEmptyDir(ctx context.Context, h host.Host, path string) error {
-	_, err := h.Run(ctx, host.Cmd{Name: "dir.remove", Script: script("dir_remove.sh"), Args: []string{path}})
+// RemoveEmptyDirs removes directories, one after the other, if they are there
+// and empty.
+func RemoveEmptyDirs(ctx context.Context, h host.Host, paths ...string) error {
+	_, err := h.Run(ctx, host.Cmd{Name: "dir.remove", Script: script("dir_remove.sh"), Args: paths})
 	return err
 }
 

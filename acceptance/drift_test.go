@@ -1,0 +1,122 @@
+package acceptance
+
+import (
+	"strings"
+	"testing"
+)
+
+// drift makes changes by hand, each of which a plan has to show and an apply to
+// repair.
+func (s *site) drift(t *testing.T) {
+	ctx := t.Context()
+	replica := s.others(s.leader("pg1"))[0]
+	for _, c := range []struct {
+		name   string
+		host   string
+		break_ string
+		shown  []string
+		whole  string // a command that says whether it is repaired
+	}{
+		{
+			"a DCS key", "pg1", "patronictl -c /etc/patroni/config.yml edit-config --force -s ttl=45 -p work_mem=1MB >/dev/null",
+			[]string{`ttl = "45s" -> "30s"`, `"work_mem" = "1MB" -> "16MB"`},
+			"patronictl -c /etc/patroni/config.yml show-config | grep -q 'ttl: 30' && cd / && test $(runuser -u postgres -- psql -XAtqc 'show work_mem') = 16MB",
+		},
+		{
+			"a removed DCS key", "pg1", "patronictl -c /etc/patroni/config.yml edit-config --force -s check_timeline=null >/dev/null",
+			[]string{"check_timeline", "true"},
+			"patronictl -c /etc/patroni/config.yml show-config | grep -q 'check_timeline: true'",
+		},
+		{
+			"Patroni's file", replica, "sed -i 's/checkpoint: fast/checkpoint: spread/' /etc/patroni/config.yml",
+			[]string{"drift", "write /etc/patroni/config.yml and reload Patroni (reload)"},
+			"grep -q 'checkpoint: fast' /etc/patroni/config.yml && test $(stat -c %a:%U:%G /etc/patroni/config.yml) = 640:root:postgres",
+		},
+		{
+			"the mode of Patroni's file", replica, "chmod 644 /etc/patroni/config.yml",
+			[]string{"drift", "write /etc/patroni/config.yml"},
+			"test $(stat -c %a:%U:%G /etc/patroni/config.yml) = 640:root:postgres",
+		},
+		{
+			"a stopped Patroni", replica, "systemctl disable --now patroni 2>/dev/null",
+			[]string{"drift", "start Patroni on the database that is there", "make patroni.service start at boot"},
+			"systemctl is-active -q patroni && systemctl is-enabled -q patroni",
+		},
+		{
+			"etcd's settings", replica, "sed -i 's/^ETCD_HEARTBEAT_INTERVAL=.*/ETCD_HEARTBEAT_INTERVAL=\"150\"/' /etc/pgha/etcd/dcs/etcd.env",
+			[]string{"drift", "one at a time, the leader last (restart)"},
+			"grep -q 'ETCD_HEARTBEAT_INTERVAL=\"100\"' /etc/pgha/etcd/dcs/etcd.env && systemctl is-active -q etcd",
+		},
+		{
+			"a stopped etcd", replica, "systemctl stop etcd",
+			[]string{"drift", replica + ": start etcd.service"},
+			"systemctl is-active -q etcd",
+		},
+		{
+			"a unit's addition", replica, "rm /etc/systemd/system/patroni.service.d/pgha.conf",
+			[]string{"drift", "write /etc/systemd/system/patroni.service.d/pgha.conf"},
+			"systemctl show -p TimeoutStopUSec patroni | grep -q 15min && ! systemctl show -p NeedDaemonReload patroni | grep -q yes",
+		},
+		{
+			"packages no longer held", replica, "apt-mark unhold patroni etcd-server >/dev/null",
+			[]string{"drift", "hold patroni", "hold etcd-server"},
+			"apt-mark showhold | grep -qx patroni && apt-mark showhold | grep -qx etcd-server",
+		},
+		{
+			"a removed package", replica, "dpkg --remove --force-depends etcd-client >/dev/null 2>&1",
+			[]string{"drift", "install etcd-client=3.5.16"},
+			"dpkg -s etcd-client | grep -q 'Status: hold ok installed' && etcdctl version | grep -q 3.5.16",
+		},
+		{
+			"a certificate", replica, "rm /etc/pgha/patroni/main/node.crt",
+			[]string{"drift", "issue /etc/pgha/patroni/main/node.crt (there is no certificate)"},
+			"openssl verify -CAfile /etc/pgha/patroni/main/ca.crt /etc/pgha/patroni/main/node.crt >/dev/null",
+		},
+		{
+			"the host's settings", replica, "rm /etc/sysctl.d/90-pgha.conf; echo x >> /etc/security/limits.d/90-pgha.conf",
+			[]string{"drift", "write /etc/sysctl.d/90-pgha.conf", "write /etc/security/limits.d/90-pgha.conf"},
+			"test -s /etc/sysctl.d/90-pgha.conf && ! grep -q x$ /etc/security/limits.d/90-pgha.conf",
+		},
+		{
+			"a guard that a killed run left behind", replica, "printf '#!/bin/sh\\n# pgha: keeps dpkg from starting or restarting services while packages are installed\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d",
+			[]string{"drift", "/usr/sbin/policy-rc.d"},
+			"test ! -e /usr/sbin/policy-rc.d",
+		},
+	} {
+		ok := t.Run(c.name, func(t *testing.T) {
+			s.on(c.host, c.break_)
+			o := s.Plan(ctx)
+			if o.Code != 2 {
+				t.Fatalf("the plan shows nothing:\n%s", o.Text)
+			}
+			has(t, o, c.shown...)
+			if strings.Contains(o.Text, "must be replaced") || strings.Contains(o.Text, "will be destroyed") {
+				t.Fatalf("the plan destroys something:\n%s", o.Text)
+			}
+			s.Apply(ctx)
+			s.on(c.host, c.whole)
+			s.NoChanges(ctx)
+			s.healthy("pg1", "pg1", "pg2", "pg3")
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// foreign: keys and slots that others made in the dynamic configuration are
+// left alone by applies that change ours.
+func (s *site) foreign(t *testing.T) {
+	ctx := t.Context()
+	s.on("pg1", "patronictl -c /etc/patroni/config.yml edit-config --force -s failsafe_mode=true -s slots.theirs.type=physical -p log_min_duration_statement=5s >/dev/null")
+	s.NoChanges(ctx)
+	s.on("pg1", "patronictl -c /etc/patroni/config.yml edit-config --force -s ttl=45 >/dev/null")
+	s.Apply(ctx)
+	got := s.on("pg1", "patronictl -c /etc/patroni/config.yml show-config")
+	for _, want := range []string{"failsafe_mode: true", "theirs:", "log_min_duration_statement: 5s", "ttl: 30"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is gone:\n%s", want, got)
+		}
+	}
+	s.on("pg1", "patronictl -c /etc/patroni/config.yml edit-config --force -s failsafe_mode=null -s slots=null -p log_min_duration_statement=null >/dev/null")
+}

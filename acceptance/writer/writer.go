@@ -1,0 +1,205 @@
+// Package writer writes rows to a cluster the whole time and knows which were
+// acknowledged, so that a test can count afterwards whether one was lost.
+package writer
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Config says where to write.
+type Config struct {
+	Hosts    []string // addresses; the one that takes writes is found
+	Port     int
+	User     string
+	Password string
+	CA       string // PEM
+	// Every is the pause between two rows.
+	Every time.Duration
+	// Table is made if it is not there.
+	Table string
+}
+
+// Connect connects to the member that takes writes.
+func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
+	port := c.Port
+	if port == 0 {
+		port = 5432
+	}
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres target_session_attrs=read-write connect_timeout=3 sslmode=require",
+		strings.Join(c.Hosts, ","), port, c.User))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(c.CA)) {
+		return nil, fmt.Errorf("the cluster's certificate cannot be read")
+	}
+	verify := func(host string) *tls.Config {
+		return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}
+	}
+	cfg.TLSConfig = verify(cfg.Host)
+	for _, f := range cfg.Fallbacks {
+		f.TLSConfig = verify(f.Host)
+	}
+	cfg.Password = c.Password
+	cfg.DialFunc = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// Writer is a running writer.
+type Writer struct {
+	cfg    Config
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	failed atomic.Int64
+
+	mu      sync.Mutex
+	acked   []int64
+	longest time.Duration
+	last    time.Time
+	lastErr error
+}
+
+// Start makes the table and writes until Stop.
+func Start(t testing.TB, c Config) *Writer {
+	t.Helper()
+	if c.Table == "" {
+		c.Table = "written"
+	}
+	if c.Every == 0 {
+		c.Every = 20 * time.Millisecond
+	}
+	conn, err := Connect(t.Context(), c)
+	if err != nil {
+		t.Fatalf("the writer cannot connect: %v", err)
+	}
+	if _, err := conn.Exec(t.Context(), "create table if not exists "+c.Table+" (id bigint primary key, at timestamptz not null default now())"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &Writer{cfg: c, cancel: cancel, last: time.Now()}
+	w.done.Go(func() { w.write(ctx, conn) })
+	t.Cleanup(w.Stop)
+	return w
+}
+
+func (w *Writer) write(ctx context.Context, conn *pgx.Conn) {
+	defer func() {
+		if conn != nil {
+			_ = conn.Close(context.Background())
+		}
+	}()
+	tick := time.NewTicker(w.cfg.Every)
+	defer tick.Stop()
+	id := time.Now().UnixNano()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		id++
+		err := w.row(ctx, &conn, id)
+		if ctx.Err() != nil {
+			return
+		}
+		w.mu.Lock()
+		now := time.Now()
+		if err != nil {
+			w.failed.Add(1)
+			w.lastErr = err
+		} else {
+			w.acked = append(w.acked, id)
+			w.longest = max(w.longest, now.Sub(w.last))
+			w.last = now
+		}
+		w.mu.Unlock()
+	}
+}
+
+func (w *Writer) row(ctx context.Context, conn **pgx.Conn, id int64) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if *conn == nil {
+		c, err := Connect(ctx, w.cfg)
+		if err != nil {
+			return err
+		}
+		*conn = c
+	}
+	_, err := (*conn).Exec(ctx, "insert into "+w.cfg.Table+" (id) values ($1)", id)
+	if err != nil {
+		_ = (*conn).Close(context.Background())
+		*conn = nil
+	}
+	return err
+}
+
+// Stop stops writing.
+func (w *Writer) Stop() {
+	w.cancel()
+	w.done.Wait()
+}
+
+// Acked is how many rows were acknowledged so far.
+func (w *Writer) Acked() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// Failed is how many attempts failed so far.
+func (w *Writer) Failed() int { return int(w.failed.Load()) }
+
+// LongestGap is the longest time between two acknowledged rows.
+func (w *Writer) LongestGap() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.longest
+}
+
+// Check stops the writer and fails the test if an acknowledged row is missing.
+func (w *Writer) Check(t testing.TB) {
+	t.Helper()
+	w.Stop()
+	conn, err := Connect(t.Context(), w.cfg)
+	if err != nil {
+		t.Fatalf("cannot connect to count rows: %v", err)
+	}
+	defer conn.Close(t.Context())
+	rows, err := conn.Query(t.Context(), "select id from "+w.cfg.Table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[int64]bool{}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		there[id] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	missing := 0
+	for _, id := range w.acked {
+		if !there[id] {
+			missing++
+		}
+	}
+	t.Logf("writer: %d rows acknowledged, %d attempts failed, longest gap %s (last error: %v)", len(w.acked), w.failed.Load(), w.longest.Round(time.Millisecond), w.lastErr)
+	if missing > 0 || len(w.acked) == 0 {
+		t.Errorf("%d of %d acknowledged rows are lost", missing, len(w.acked))
+	}
+}
