@@ -51,6 +51,32 @@ func Run(ctx context.Context, p Plan, observe Observer) error {
 	return r.plan(ctx, p)
 }
 
+// GoOn is what to do after a failure that does not say it itself: every step
+// can be cut off and run again.
+const GoOn = "once the cause is gone, run the same again: it goes on from here."
+
+// left is what is left as it is when a step fails that does not say it itself.
+func (e Event) left() string {
+	return fmt.Sprintf("what this step (%d of %d) and those after it had not changed yet.", e.Index, e.Total)
+}
+
+// because names what has ended the context, a lost lock for example, where the error
+// knows only that it was ended.
+func because(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	if cause == nil || cause == ctx.Err() {
+		return err
+	}
+	var p, of *problem.Error
+	if !errors.As(err, &p) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return cause
+	}
+	if errors.As(cause, &of) {
+		return problem.Fill(err, problem.Error{Host: of.Host})
+	}
+	return err
+}
+
 type run struct {
 	observe Observer
 	total   int
@@ -102,7 +128,8 @@ func (r *run) step(ctx context.Context, s Step) (err error) {
 			err = fmt.Errorf("internal error, please report it: %v", v)
 		}
 		if err != nil {
-			err = problem.In(s.Host, s.Title, err)
+			err = because(ctx, err)
+			err = problem.Fill(err, problem.Error{Host: s.Host, Step: s.Title, Left: e.left(), Do: GoOn})
 			tell(Failed, err)
 		}
 	}()

@@ -93,18 +93,20 @@ func (e *Error) Error() string {
 	if e.Addr != "" && e.Addr != e.Host {
 		fmt.Fprintf(&b, " (%s)", e.Addr)
 	}
-	fmt.Fprintf(&b, ": %s: ", e.Op)
+	return b.String() + ": " + e.Op + ": " + e.Reason()
+}
+
+// Reason is the error without the host and the operation.
+func (e *Error) Reason() string {
 	switch {
 	case e.Kind == KindExit && e.Stderr != "":
-		fmt.Fprintf(&b, "exit status %d: %s", e.ExitCode, e.Stderr)
+		return fmt.Sprintf("exit status %d: %s", e.ExitCode, e.Stderr)
 	case e.Kind == KindExit:
-		fmt.Fprintf(&b, "exit status %d", e.ExitCode)
+		return fmt.Sprintf("exit status %d", e.ExitCode)
 	case e.Err != nil:
-		fmt.Fprintf(&b, "%s: %v", e.Kind, e.Err)
-	default:
-		b.WriteString(e.Kind.String())
+		return fmt.Sprintf("%s: %v", e.Kind, e.Err)
 	}
-	return b.String()
+	return e.Kind.String()
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -147,4 +149,31 @@ func ExitCode(err error) int {
 		return e.ExitCode
 	}
 	return -1
+}
+
+// Ground is what is wrong with a host itself, whatever was wanted of it.
+type Ground struct{ Is, Do string }
+
+// grounds are what programs say in the C locale when the ground gives way, in
+// lower case, which Go's programs use.
+var grounds = []struct {
+	says string
+	Ground
+}{
+	{"no space left on device", Ground{"a filesystem of the host is full", "make room on the host (see df -h and df -i), then run the same again: it goes on from here. Files that were there before are whole."}},
+	{"disk quota exceeded", Ground{"a disk quota on the host is used up", "raise the quota or make room, then run the same again: it goes on from here. Files that were there before are whole."}},
+	{"read-only file system", Ground{"a filesystem of the host is read-only", "see why (findmnt and dmesg on the host: the kernel does that after errors of the disk), make it writable, then run the same again: it goes on from here."}},
+	{"input/output error", Ground{"a disk of the host has errors", "see dmesg on the host, and replace the disk or the host."}},
+}
+
+// GroundOf recognises in what a program or a log said that it is the host itself
+// that something is wrong with.
+func GroundOf(said string) (Ground, bool) {
+	said = strings.ToLower(said)
+	for _, g := range grounds {
+		if strings.Contains(said, g.says) {
+			return g.Ground, true
+		}
+	}
+	return Ground{}, false
 }

@@ -63,38 +63,72 @@ func (e *Error) Detail() string {
 
 // In returns err with host and step filled in where it does not name them
 // yet. It keeps an *Error that is already there, so that the innermost, best
-// informed place decides what is said.
+// informed place decides what is said. Of errors that were joined, each is
+// treated so.
 func In(host, step string, err error) error {
+	return Fill(err, Error{Host: host, Step: step})
+}
+
+// Fill returns err with the fields of what filled in that it does not say yet,
+// as In does.
+func Fill(err error, what Error) error {
 	if err == nil {
 		return nil
 	}
 	var p *Error
-	if errors.As(err, &p) {
-		c := *p
-		if c.Host == "" {
-			c.Host = host
+	if parts := Parts(err); len(parts) > 0 && errors.As(err, &p) {
+		var errs []error
+		for _, e := range parts {
+			errs = append(errs, Fill(e, what))
 		}
-		if c.Step == "" {
-			c.Step = step
-		}
-		return &c
+		return errors.Join(errs...)
 	}
-	return &Error{Host: host, Step: step, Cause: err}
+	if !errors.As(err, &p) {
+		what.Cause = err
+		return &what
+	}
+	c := *p
+	for _, f := range []struct{ to, from *string }{{&c.Host, &what.Host}, {&c.Step, &what.Step}, {&c.Left, &what.Left}, {&c.Do, &what.Do}} {
+		if *f.to == "" {
+			*f.to = *f.from
+		}
+	}
+	return &c
+}
+
+// Parts returns the errors that were joined by errors.Join, nil for any other
+// error: one that fmt made of several has a text of its own.
+func Parts(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return nil
+	}
+	parts := joined.Unwrap()
+	var text []string
+	for _, e := range parts {
+		text = append(text, e.Error())
+	}
+	if strings.Join(text, "\n") != err.Error() {
+		return nil
+	}
+	return parts
 }
 
 // Details renders any error: an *Error by its fields, a joined error as one
 // block for each part, anything else as its text.
 func Details(err error) string {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		// A joined error that stands inside an *Error is that error's cause
-		// and is rendered with it.
-		if _, outer := err.(*Error); !outer {
-			var parts []string
-			for _, e := range joined.Unwrap() {
-				parts = append(parts, Details(e))
+	// A joined error that stands inside an *Error is that error's cause and is
+	// rendered with it.
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if _, outer := e.(*Error); outer {
+			break
+		}
+		if parts := Parts(e); len(parts) > 0 {
+			var blocks []string
+			for _, part := range parts {
+				blocks = append(blocks, Details(part))
 			}
-			return strings.Join(parts, "\n\n")
+			return strings.Join(blocks, "\n\n")
 		}
 	}
 	var p *Error

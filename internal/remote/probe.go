@@ -79,6 +79,14 @@ func (p *Probe) Available(names ...string) *Probe {
 // Unit asks for the state of a systemd unit.
 func (p *Probe) Unit(name string) *Probe { return p.ask("unit " + name) }
 
+// Process asks for the arguments and the environment of a unit's main process:
+// what it really runs with, wherever that was written. It may hold secrets, which
+// keeps the whole probe's output out of logs.
+func (p *Probe) Process(unit string) *Probe {
+	p.sensitive = true
+	return p.ask("process " + unit)
+}
+
 // Port asks who listens on a TCP port.
 func (p *Probe) Port(port int) *Probe { return p.ask("port " + strconv.Itoa(port)) }
 
@@ -87,6 +95,13 @@ func (p *Probe) Addresses() *Probe { return p.ask("addresses -") }
 
 // Lookup asks how long a name or reverse lookup takes.
 func (p *Probe) Lookup(name string) *Probe { return p.ask("lookup " + name) }
+
+// Resolve asks which addresses a name has, as the host's programs see it.
+func (p *Probe) Resolve(name string) *Probe { return p.ask("resolve " + name) }
+
+// DebianClusters asks for the PostgreSQL clusters that Debian's own tools look
+// after.
+func (p *Probe) DebianClusters() *Probe { return p.ask("debian -") }
 
 // Account asks whether a user exists.
 func (p *Probe) Account(name string) *Probe { return p.ask("account " + name) }
@@ -218,6 +233,18 @@ type Disk struct {
 	Writable   bool
 }
 
+// TooSmall says why nothing of the given size, in bytes, can be put there, or
+// nothing.
+func (d Disk) TooSmall(least int64) string {
+	switch {
+	case !d.Writable:
+		return d.At + " is read-only (" + d.Mount + ")"
+	case d.Free < least:
+		return fmt.Sprintf("%s has only %d MiB free of the %d MiB that are needed at least", d.Mount, d.Free>>20, least>>20)
+	}
+	return ""
+}
+
 // Disk returns the answer to Probe.Disk.
 func (f *Facts) Disk(path string) Disk {
 	q := "disk " + path
@@ -343,6 +370,31 @@ func (f *Facts) Unit(name string) Unit {
 	}
 }
 
+// Process is what a unit's main process runs with.
+type Process struct {
+	Args    []string
+	Environ map[string]string
+}
+
+// Process returns the answer to Probe.Process, nothing if the unit does not run.
+func (f *Facts) Process(unit string) Process {
+	q := "process " + unit
+	split := func(field string) []string {
+		b, err := base64.StdEncoding.DecodeString(f.get(q, field))
+		if err != nil || len(b) == 0 {
+			return nil
+		}
+		return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+	}
+	p := Process{Args: split("arguments"), Environ: map[string]string{}}
+	for _, e := range split("environment") {
+		if k, v, ok := strings.Cut(e, "="); ok {
+			p.Environ[k] = v
+		}
+	}
+	return p
+}
+
 // Port returns the answer to Probe.Port: "ADDRESS:PORT users:((...))" for each
 // listener.
 func (f *Facts) Port(port int) []string { return f.all("port "+strconv.Itoa(port), "listen") }
@@ -353,6 +405,56 @@ func (f *Facts) Addresses() []string { return f.all("addresses -", "address") }
 // Lookup returns the answer to Probe.Lookup.
 func (f *Facts) Lookup(name string) time.Duration {
 	return time.Duration(f.num("lookup "+name, "ms")) * time.Millisecond
+}
+
+// Resolve returns the answer to Probe.Resolve, none if the name is not known.
+func (f *Facts) Resolve(name string) []string { return f.all("resolve "+name, "address") }
+
+// DebianCluster is a PostgreSQL cluster that Debian's own tools look after
+// (pg_lsclusters).
+type DebianCluster struct {
+	Version, Name string
+	Port          int
+	Running       bool
+	// Used: somebody made a table or a database in it. That it is false is no
+	// proof: there may be roles, functions and settings.
+	Used    bool
+	DataDir string
+}
+
+// String is how Debian's tools name the cluster.
+func (c DebianCluster) String() string { return c.Version + "/" + c.Name }
+
+// Describe says for people what it is like.
+func (c DebianCluster) Describe() string {
+	state := map[bool]string{true: "running", false: "stopped"}[c.Running]
+	holds := map[bool]string{true: "somebody has made databases or tables in it", false: "no database or table of anybody's is in it"}[c.Used]
+	return fmt.Sprintf("Debian's own PostgreSQL cluster %s (%s, port %d, data in %s; %s)", c, state, c.Port, c.DataDir, holds)
+}
+
+// Removal says how a person gets rid of it, which nothing here ever does.
+func (c DebianCluster) Removal() string {
+	command := "pg_dropcluster --stop " + c.Version + " " + c.Name
+	if c.Used {
+		return "an apply never removes it. Save what is needed of its data; then remove it on the host: " + command
+	}
+	return "an apply never removes it. If nothing needs it, remove it on the host: " + command
+}
+
+// DebianClusters returns the answer to Probe.DebianClusters.
+func (f *Facts) DebianClusters() []DebianCluster {
+	var list []DebianCluster
+	for _, line := range f.all("debian -", "cluster") {
+		part := strings.SplitN(line, "|", 6)
+		if len(part) < 6 {
+			continue
+		}
+		port, _ := strconv.Atoi(part[2])
+		list = append(list, DebianCluster{
+			Version: part[0], Name: part[1], Port: port, Running: part[3] == "yes", Used: part[4] == "yes", DataDir: part[5],
+		})
+	}
+	return list
 }
 
 // Account returns the answer to Probe.Account.

@@ -39,6 +39,20 @@ func StartUnit(ctx context.Context, h host.Host, name string) error {
 	return unit(ctx, h, 0, "start-no-block", name)
 }
 
+// RunUnit starts a unit that ends by itself, and waits for that.
+func RunUnit(ctx context.Context, h host.Host, name string, timeout time.Duration) error {
+	if err := unit(ctx, h, 0, "reset-failed", name); err != nil {
+		return err
+	}
+	return unit(ctx, h, timeout, "start", name)
+}
+
+// DropUnits stops units whose files are about to be removed, and forgets how
+// they ended. Those that systemd does not know are fine.
+func DropUnits(ctx context.Context, h host.Host, names ...string) error {
+	return unit(ctx, h, 0, "drop", names...)
+}
+
 // StopUnit stops a unit and waits for it for at most the given time.
 func StopUnit(ctx context.Context, h host.Host, name string, timeout time.Duration) error {
 	return unit(ctx, h, timeout, "stop", name)
@@ -49,12 +63,22 @@ func RestartUnit(ctx context.Context, h host.Host, name string, timeout time.Dur
 	return unit(ctx, h, timeout, "restart", name)
 }
 
-// Journal returns a unit's last lines; of one start only, if its invocation id
-// is given.
-func Journal(ctx context.Context, h host.Host, name string, lines int, invocation string) ([]string, error) {
+// JournalEnd marks the place that a host's journal has reached, for Journal. It
+// is empty where nothing was ever logged.
+func JournalEnd(ctx context.Context, h host.Host) (string, error) {
+	res, err := h.Run(ctx, host.Cmd{Name: "journal.end", Script: script("journal_end.sh")})
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(res.Stdout)), nil
+}
+
+// Journal returns a unit's last lines; only what was logged after a place that
+// JournalEnd marked, if that is not empty.
+func Journal(ctx context.Context, h host.Host, name string, lines int, after string) ([]string, error) {
 	args := []string{name, strconv.Itoa(lines)}
-	if invocation != "" {
-		args = append(args, invocation)
+	if after != "" {
+		args = append(args, after)
 	}
 	res, err := h.Run(ctx, host.Cmd{Name: "journal", Script: script("journal.sh"), Args: args})
 	if err != nil {

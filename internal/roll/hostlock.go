@@ -51,19 +51,19 @@ func LockHosts(ctx context.Context, log *slog.Logger, path, holder string, hosts
 		}
 	}
 	var errs []error
-	lost := func() func() {
+	lost := func() func(host.Host, error) {
 		var mu sync.Mutex
 		n := 0
-		return func() {
+		return func(h host.Host, why error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if n++; len(locks)-n < need {
-				cancel(ErrLockLost)
+				cancel(&problem.Error{Host: h.Name(), Cause: fmt.Errorf("%w: %w", ErrLockLost, why)})
 			}
 		}
 	}()
 	for _, h := range hosts {
-		l, err := lockHost(ctx, log, h, path, holder, lost)
+		l, err := lockHost(ctx, log, h, path, holder, func(why error) { lost(h, why) })
 		if err != nil {
 			errs = append(errs, err)
 			if !host.Unreachable(err) || len(hosts)-len(errs) < need {
@@ -82,7 +82,7 @@ func Hold(what string, runner string) string {
 	return fmt.Sprintf("%s, from %s, since %s", what, runner, time.Now().UTC().Format(time.RFC3339))
 }
 
-func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder string, lost func()) (*hostLock, error) {
+func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder string, lost func(why error)) (*hostLock, error) {
 	told := ""
 	for {
 		l, busy, err := tryLock(ctx, h, path, holder, lost)
@@ -111,7 +111,7 @@ func heldBy(name, holder string) error {
 	}
 }
 
-func tryLock(ctx context.Context, h host.Host, path, holder string, lost func()) (_ *hostLock, busy string, err error) {
+func tryLock(ctx context.Context, h host.Host, path, holder string, lost func(why error)) (_ *hostLock, busy string, err error) {
 	proc, err := h.Start(ctx, host.Cmd{
 		Name: "flock.hold", Script: remote.LockScript(),
 		Args: []string{path, strings.ReplaceAll(holder, "\n", " "), strconv.Itoa(int(settle.Seconds())), strconv.Itoa(int(expiry.Seconds()))},
@@ -146,7 +146,7 @@ type hostLock struct {
 }
 
 // beat feeds the lock until it is released, or cannot be fed any more.
-func (l *hostLock) beat(lost func()) {
+func (l *hostLock) beat(lost func(why error)) {
 	t := time.NewTicker(heartbeat)
 	defer t.Stop()
 	for {
@@ -155,11 +155,25 @@ func (l *hostLock) beat(lost func()) {
 			return
 		case <-t.C:
 			if _, err := io.WriteString(l.proc.Stdin(), "beat\n"); err != nil {
-				lost()
+				lost(l.why(err))
 				return
 			}
 		}
 	}
+}
+
+// why is what ended the script: that it cannot be written to says little.
+func (l *hostLock) why(err error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- l.proc.Wait() }()
+	select {
+	case why := <-ended:
+		if why != nil {
+			return why
+		}
+	case <-time.After(2 * time.Second):
+	}
+	return err
 }
 
 // release ends the script's input, upon which it frees the lock.

@@ -97,7 +97,7 @@ func (l *login) close() {
 // interrupt ends a question to the agent that is under way.
 func (l *login) interrupt() {
 	if l.agent != nil {
-		l.agent.SetDeadline(time.Unix(1, 0))
+		_ = l.agent.SetDeadline(time.Unix(1, 0))
 	}
 }
 

@@ -52,7 +52,7 @@ var refusals = []struct {
 	{
 		regexp.MustCompile(`(?i)a password is required|a terminal is required|interactive authentication is required|no password was provided|no askpass|doas: authentication required|doas: a tty is required`),
 		"a password is needed to become root",
-		"Set the password for sudo in the configuration, or add NOPASSWD to the user's line in sudoers (for doas, \"nopass\" in doas.conf). sudo says the same of users whom it would refuse even with a password.",
+		"Set the password for sudo (become_password in the provider's ssh block), or add NOPASSWD to the user's line in sudoers (for doas, \"nopass\" in doas.conf). sudo says the same of users whom it would refuse even with a password.",
 	},
 	{
 		regexp.MustCompile(`(?i)setuid|no new privileges|effective uid is not 0`),

@@ -120,7 +120,7 @@ func TestBecome(t *testing.T) {
 // TestAbsent runs where only the test's programs exist, since the real ones may
 // be installed here.
 func TestAbsent(t *testing.T) {
-	deploy := loggedInAs("deploy", "1000")
+	deploy, root := loggedInAs("deploy", "1000"), loggedInAs("root", "0")
 	tests := []struct {
 		name     string
 		programs map[string]string
@@ -133,8 +133,9 @@ func TestAbsent(t *testing.T) {
 		{"doas", map[string]string{"id": deploy, "timeout": ""}, BecomeDoas, "", host.KindBecome, "doas is not installed"},
 		{"both", map[string]string{"id": deploy, "timeout": ""}, BecomeAuto, "", host.KindBecome, "sudo is not installed"},
 		{"sudo, but doas", map[string]string{"id": deploy, "timeout": "", "doas": "echo doas: Operation not permitted >&2"}, BecomeAuto, "", host.KindBecome, "doas.conf"},
-		{"timeout", map[string]string{"id": deploy}, BecomeAuto, "", host.KindSession, `"timeout" is not installed`},
-		{"runuser", map[string]string{"id": deploy, "timeout": ""}, BecomeAuto, "postgres", host.KindSession, `"runuser" is not installed`},
+		{"timeout", map[string]string{"id": root}, BecomeAuto, "", host.KindSession, `"timeout" is not installed`},
+		{"timeout, for who logs in", map[string]string{"id": deploy}, BecomeAuto, host.LoginUser, host.KindSession, `"timeout" is not installed`},
+		{"runuser", map[string]string{"id": root, "timeout": ""}, BecomeAuto, "postgres", host.KindSession, `"runuser" is not installed`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

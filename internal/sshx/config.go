@@ -145,8 +145,11 @@ type Become string
 const (
 	// BecomeAuto is nothing for root, else sudo, else doas. It is the default.
 	BecomeAuto Become = "auto"
+	// BecomeNone runs everything as the account that logged in.
 	BecomeNone Become = "none"
+	// BecomeSudo uses sudo.
 	BecomeSudo Become = "sudo"
+	// BecomeDoas uses doas.
 	BecomeDoas Become = "doas"
 )
 

@@ -22,6 +22,7 @@ type conn struct {
 	ssh   ssh.Conn
 	raw   *listening
 	slots slots
+	kept  kept
 
 	dead chan struct{}
 
@@ -49,7 +50,8 @@ func (l *listening) Read(p []byte) (int, error) {
 // adopt makes a conn of a connection that has logged in.
 func (f *Fleet) adopt(sc ssh.Conn, raw *listening, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, addr string) (*conn, error) {
 	c := &conn{fleet: f, addr: addr, ssh: sc, raw: raw, dead: make(chan struct{})}
-	c.slots.init(f.cfg.MaxSessions, f.cfg.SessionWait)
+	c.slots.init(f.cfg.MaxSessions, f.cfg.SessionWait, c.kept.yield)
+	c.kept.crowded, c.kept.all = c.slots.crowded, &f.idle
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {

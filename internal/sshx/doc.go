@@ -14,6 +14,11 @@
 // a script reads is sent after go as well, never to a shell that merely looks
 // like ours.
 //
+// One session per connection is kept, and takes scripts one after the other: the
+// wrapper is started anew for each. Scripts at the same time, those that are
+// started and left to the caller, and those of the account that logged in have
+// sessions of their own.
+//
 // Nothing here repeats a script. What is repeated is opening a session, and
 // what came before go, once, if the connection turned out to be dead.
 package sshx

@@ -19,6 +19,8 @@ type Fleet struct {
 	signers []ssh.Signer
 	keys    *keyring
 
+	idle idlers
+
 	// turns holds a place for each dial that may be under way.
 	turns chan struct{}
 
@@ -90,7 +92,6 @@ func (f *Fleet) Host(t host.Target) host.Host {
 		h.invalid = &failure{kind: host.KindUnreachable, err: err}
 		return h
 	}
-	f.warnInsecure()
 	var parent *link
 	via := ""
 	f.mu.Lock()
@@ -107,15 +108,6 @@ func (f *Fleet) Host(t host.Target) host.Host {
 	}
 	h.link = parent
 	return h
-}
-
-func (f *Fleet) warnInsecure() {
-	if f.cfg.HostKeys.Policy != Insecure {
-		return
-	}
-	f.keys.insecure.Do(func() {
-		f.log.Warn("host keys are not checked: whoever is in between can read and change everything, passwords included", "policy", Insecure)
-	})
 }
 
 // Close ends all connections, and with them what runs over them, and waits for

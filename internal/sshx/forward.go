@@ -70,7 +70,7 @@ func (c *conn) tunnel(ch ssh.Channel, reqs <-chan *ssh.Request, address string) 
 
 	// Reading: ends when the channel does, or when nobody wants the data.
 	if err := c.fleet.start(func() {
-		_, err := pump(far, ch)
+		err := pump(far, ch)
 		lost := c.lostBy()
 		t.mu.Lock()
 		t.cause = cmp.Or(lost, err)
@@ -83,7 +83,7 @@ func (c *conn) tunnel(ch ssh.Channel, reqs <-chan *ssh.Request, address string) 
 	}
 	// Writing: ends when the near end is closed, having sent everything.
 	if err := c.fleet.start(func() {
-		pump(ch, far)
+		_ = pump(ch, far)
 		t.mu.Lock()
 		t.sent = true
 		if t.linger != nil {
@@ -101,25 +101,23 @@ func (c *conn) tunnel(ch ssh.Channel, reqs <-chan *ssh.Request, address string) 
 
 // pump copies with a buffer that grows when there is something to copy: most
 // tunnels are idle most of the time.
-func pump(dst io.Writer, src io.Reader) (n int64, err error) {
+func pump(dst io.Writer, src io.Reader) error {
 	buf := make([]byte, 1<<10)
 	for {
 		r, err := src.Read(buf)
 		if r > 0 {
-			w, werr := dst.Write(buf[:r])
-			n += int64(w)
-			if werr != nil {
-				return n, nil
+			if _, werr := dst.Write(buf[:r]); werr != nil {
+				return nil // nobody reads any more
 			}
 			if r == len(buf) && len(buf) < 1<<15 {
 				buf = make([]byte, 2*len(buf))
 			}
 		}
 		if err == io.EOF || errors.Is(err, io.ErrClosedPipe) {
-			return n, nil
+			return nil
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
 	}
 }

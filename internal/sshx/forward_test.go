@@ -323,7 +323,7 @@ func TestHTTP(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/hang", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+"/hang", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

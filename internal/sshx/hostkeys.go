@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -21,7 +20,6 @@ type keyring struct {
 	lines    []knownLine // of the configuration
 	accepted *acceptedFile
 	warn     func(error)
-	insecure sync.Once // the warning
 }
 
 func newKeyring(c HostKeys, warn func(error)) (*keyring, error) {

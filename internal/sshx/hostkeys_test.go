@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -276,21 +275,6 @@ func TestKnownHostsChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustRun(t, h, host.Cmd{})
-}
-
-func TestInsecureWarns(t *testing.T) {
-	s := serve(t, sshtest.Config{Play: ok})
-	cfg := trust()
-	cfg.HostKeys = HostKeys{Policy: Insecure}
-	var log *logBuffer
-	cfg.Logger, log = logTo(slog.LevelWarn)
-	f := newFleet(t, cfg)
-	for range 3 {
-		mustRun(t, f.Host(target(s)), host.Cmd{})
-	}
-	if n := strings.Count(log.String(), "not checked"); n != 1 {
-		t.Errorf("%d warnings:\n%s", n, log)
-	}
 }
 
 func TestUnreadableKnownHosts(t *testing.T) {

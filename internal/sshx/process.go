@@ -27,7 +27,9 @@ var _ host.Process = (*process)(nil)
 
 // startProcess starts a script and returns when it runs.
 func (c *conn) startProcess(ctx context.Context, cmd host.Cmd) (*process, *failure) {
-	w, line, f := c.command(cmd, true)
+	w := c.command(cmd)
+	w.Stream = true
+	line, f := asText(w.Line())
 	if f != nil {
 		return nil, f
 	}
@@ -36,13 +38,13 @@ func (c *conn) startProcess(ctx context.Context, cmd host.Cmd) (*process, *failu
 		return nil, f
 	}
 	// Of the error output only the end matters, for the error.
-	s := c.newSession(ch, w, 0)
+	s := c.newSession(c.newShell(ch, w.Nonce, free), w, 0)
 	s.password = c.fleet.cfg.BecomePassword
 	var stdout *io.PipeReader
 	stdout, s.stream = io.Pipe()
 	p := &process{session: s, cmd: cmd, stdout: stdout, closed: make(chan struct{})}
 	p.stdin.ch = ch
-	if err := s.serve(reqs, line, free); err != nil {
+	if err := s.serve(reqs, line); err != nil {
 		s.abandon()
 		return nil, asFailure(err)
 	}
@@ -93,7 +95,7 @@ func (p *process) Close() error {
 		p.stdout.Close()
 		p.session.leave()
 		// In the background: a Write may be under way, and blocked.
-		p.session.conn.fleet.start(func() { p.stdin.Close() })
+		_ = p.session.conn.fleet.start(func() { p.stdin.Close() })
 	})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -80,6 +81,9 @@ func newHop(user, address string, port int, hostKey string) (hop, error) {
 	// zone is the name of an interface and stays as it is.
 	if !strings.Contains(name, "%") {
 		name = strings.ToLower(name)
+	}
+	if a, err := netip.ParseAddr(name); err == nil {
+		name = a.String() // as it is in known_hosts, however it was written
 	}
 	return hop{user: user, host: name, port: port, hostKey: strings.TrimSpace(hostKey)}, nil
 }

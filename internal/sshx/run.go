@@ -14,9 +14,8 @@ import (
 )
 
 // command translates what is asked of a host into what is sent.
-func (c *conn) command(cmd host.Cmd, stream bool) (wire.Command, string, *failure) {
+func (c *conn) command(cmd host.Cmd) wire.Command {
 	w := wire.Command{
-		Stream: stream,
 		Nonce:  wire.NewNonce(),
 		Become: c.fleet.becomeWord(),
 		User:   cmd.User,
@@ -35,11 +34,15 @@ func (c *conn) command(cmd host.Cmd, stream bool) (wire.Command, string, *failur
 	}
 	// timeout(1) takes whole seconds everywhere.
 	w.Seconds = int((cmd.Timeout + time.Second - 1) / time.Second)
-	line, err := w.Line()
+	return w
+}
+
+// asText is what package wire has made of a command.
+func asText(text string, err error) (string, *failure) {
 	if err != nil {
-		return w, "", &failure{kind: host.KindSession, err: err}
+		return "", &failure{kind: host.KindSession, err: err}
 	}
-	return w, line, nil
+	return text, nil
 }
 
 // run runs a script to its end.
@@ -50,7 +53,49 @@ func (c *conn) run(ctx context.Context, cmd host.Cmd) (host.Result, *failure) {
 	if cmd.MaxOutput <= 0 {
 		cmd.MaxOutput = host.DefaultMaxOutput
 	}
-	w, line, f := c.command(cmd, false)
+	if !c.mayKeep(cmd) {
+		return c.runNew(ctx, cmd, false)
+	}
+	sh, mine := c.kept.take(ctx)
+	if sh != nil {
+		res, f, started := c.runKept(ctx, sh, cmd)
+		if started || ctx.Err() != nil || c.isDead() {
+			return res, f
+		}
+		// It has ended since, or was about to. The script has not been told to go,
+		// so nothing was done.
+		c.fleet.log.DebugContext(ctx, "the session that was kept is of no use, opening another one", "addr", c.addr, "reason", f.err)
+		mine = false
+	}
+	return c.runNew(ctx, cmd, mine)
+}
+
+// mayKeep says whether a script can share a session with others. That is root's,
+// which can become every user, but not again the one who has logged in.
+func (c *conn) mayKeep(cmd host.Cmd) bool {
+	login := c.ssh.User()
+	switch cmd.User {
+	case "", "root":
+		return login == "root" || c.fleet.cfg.Become != BecomeNone
+	case host.LoginUser, login:
+		return false
+	}
+	return login == "root" || c.fleet.cfg.Become != BecomeNone
+}
+
+// runNew runs a script in a session that it opens, and which it keeps for others
+// if so wanted.
+func (c *conn) runNew(ctx context.Context, cmd host.Cmd, keep bool) (res host.Result, f *failure) {
+	start := time.Now()
+	w := c.command(cmd)
+	w.Keep, w.Input = keep, len(cmd.Stdin)
+	opened := false
+	defer func() {
+		if keep && !opened {
+			c.kept.drop()
+		}
+	}()
+	line, f := asText(w.Line())
 	if f != nil {
 		return host.Result{}, f
 	}
@@ -58,14 +103,41 @@ func (c *conn) run(ctx context.Context, cmd host.Cmd) (host.Result, *failure) {
 	if f != nil {
 		return host.Result{}, f
 	}
-	start := time.Now()
-	s := c.newSession(ch, w, cmd.MaxOutput)
+	opened = true
+	s := c.newSession(c.newShell(ch, w.Nonce, free), w, cmd.MaxOutput)
 	s.password = c.fleet.cfg.BecomePassword
-	defer s.abandon()
-	if err := s.serve(reqs, line, free); err != nil {
+	defer func() { s.end(f) }()
+	if err := s.serve(reqs, line); err != nil {
 		return host.Result{}, asFailure(err)
 	}
-	if err := c.fleet.start(func() { s.feed(cmd.Stdin, true) }); err != nil {
+	return c.await(ctx, s, cmd, start)
+}
+
+// runKept runs a script in the session that was kept. It reports whether it was
+// started, or at least its failure to be is its own.
+func (c *conn) runKept(ctx context.Context, sh *shell, cmd host.Cmd) (res host.Result, f *failure, started bool) {
+	start := time.Now()
+	w := c.command(cmd)
+	w.Keep, w.Input = true, len(cmd.Stdin)
+	request, f := asText(w.Request(sh.opener))
+	if f != nil {
+		c.kept.put(sh)
+		return host.Result{}, f, true
+	}
+	s := c.newSession(sh, w, cmd.MaxOutput)
+	defer func() { s.end(f) }()
+	if err := s.resume(request); err != nil {
+		return host.Result{}, asFailure(err), false
+	}
+	res, f = c.await(ctx, s, cmd, start)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return res, f, s.gone || s.judged
+}
+
+// await waits for the end of a session's script.
+func (c *conn) await(ctx context.Context, s *session, cmd host.Cmd, start time.Time) (host.Result, *failure) {
+	if err := c.fleet.start(func() { s.feed(cmd.Stdin, !s.cmd.Keep) }); err != nil {
 		return host.Result{}, asFailure(err)
 	}
 	if f := s.awaitScript(ctx); f != nil {
@@ -75,7 +147,7 @@ func (c *conn) run(ctx context.Context, cmd host.Cmd) (host.Result, *failure) {
 	// The script ends by the host's clock, or with the connection. This is
 	// for a host that does neither, such as one whose clock stands still.
 	begun := time.Now()
-	overtime := time.NewTimer(time.Duration(w.Seconds)*time.Second + overtimeLimit)
+	overtime := time.NewTimer(time.Duration(s.cmd.Seconds)*time.Second + overtimeLimit)
 	defer overtime.Stop()
 	select {
 	case <-s.over:
@@ -84,7 +156,7 @@ func (c *conn) run(ctx context.Context, cmd host.Cmd) (host.Result, *failure) {
 	case <-overtime.C:
 		return s.result(start), &failure{
 			kind: host.KindTimeout,
-			err:  fmt.Errorf("no end of the script %s after its limit of %ds", overtimeLimit, w.Seconds),
+			err:  fmt.Errorf("no end of the script %s after its limit of %ds", overtimeLimit, s.cmd.Seconds),
 		}
 	}
 	return s.result(start), c.finished(s, cmd, time.Since(begun))
@@ -162,6 +234,7 @@ func (c *conn) openSession(ctx context.Context, long bool) (ch ssh.Channel, reqs
 			return nil, nil, nil, asFailure(err)
 		}
 		hope := c.slots.refused(long)
+		hope = c.kept.yield() || hope
 		if refusedAt.IsZero() {
 			refusedAt = time.Now()
 		}

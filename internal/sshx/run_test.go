@@ -22,7 +22,7 @@ import (
 )
 
 func TestRun(t *testing.T) {
-	h, _ := connect(t, sshtest.Config{})
+	h, s := connect(t, sshtest.Config{})
 	root, err := user.Lookup("root")
 	if err != nil {
 		t.Fatal(err)
@@ -60,26 +60,43 @@ func TestRun(t *testing.T) {
 		{"no terminal", host.Cmd{Script: "tty"}, output{"not a tty\n", "", 1}},
 		{"output closed by the script", host.Cmd{Script: "echo a; exec >&- 2>&-; exit 5"}, output{"a\n", "", 5}},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if tt.cmd.Name == "" {
-				tt.cmd.Name = "test"
+	check := func(t *testing.T, name string, cmd host.Cmd, want output) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			if cmd.Name == "" {
+				cmd.Name = "test"
 			}
-			res, err := h.Run(testContext(t), tt.cmd)
+			res, err := h.Run(testContext(t), cmd)
 			got := output{string(res.Stdout), string(res.Stderr), res.ExitCode}
-			if got.Code > 128 && len(got.Err) != len(tt.want.Err) {
-				got.Err = tt.want.Err // not every sh announces it
+			if got.Code > 128 && len(got.Err) != len(want.Err) {
+				got.Err = want.Err // not every sh announces it
 			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if tt.want.Code == 0 && err != nil {
+			if want.Code == 0 && err != nil {
 				t.Error(err)
 			}
-			if got := host.ExitCode(err); tt.want.Code != 0 && got != tt.want.Code {
+			if got := host.ExitCode(err); want.Code != 0 && got != want.Code {
 				t.Errorf("the error's exit status is %d: %v", got, err)
 			}
 		})
+	}
+	for _, tt := range tests {
+		check(t, tt.name, tt.cmd, tt.want)
+		// Whatever it was, the next one sees nothing of it.
+		check(t, "after "+tt.name, host.Cmd{Script: `printf '<%s>' "$@"; cat; pwd; umask`, Args: []string{"x"}, Stdin: []byte("in\n")}, output{"<x>in\n/\n0022\n", "", 0})
+	}
+	if st := s.Stats(); st.Sessions != 1 {
+		t.Errorf("%d sessions", st.Sessions)
+	}
+	for _, tt := range tests {
+		if tt.cmd.User = host.LoginUser; tt.name != "home" {
+			check(t, tt.name+", alone", tt.cmd, tt.want)
+		}
+	}
+	if st := s.Stats(); st.Sessions != len(tests) {
+		t.Errorf("%d sessions", st.Sessions)
 	}
 }
 

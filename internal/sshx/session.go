@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/sshx/wire"
 )
 
@@ -27,13 +29,13 @@ const (
 	noiseSize = 4 << 10
 )
 
-// session is one script on its way: a channel and what came through it so far.
+// session is one script on its way: what came through its shell's channel so far.
 //
 // Up to four goroutines serve it, and none of them is the caller's: x/crypto's
 // calls end only with the channel, and a canceled caller must not wait for that.
 type session struct {
 	conn     *conn
-	ch       ssh.Channel
+	shell    *shell
 	cmd      wire.Command
 	password string         // for sudo
 	stream   *io.PipeWriter // gets the output; nil for a script that is run
@@ -69,12 +71,19 @@ type session struct {
 	straggle     *time.Timer
 	leaving      *time.Timer // until the channel is closed though nothing has ended
 
-	free func() // gives the session's place back
+	// The following is for a script in a session that is kept.
+	judged   bool        // the keeper has told the wrapper's status
+	fed      bool        // all of its input was sent
+	freed    [2]bool     // nobody is left who could write to stdout and stderr
+	stray    bool        // something came after that
+	retained bool        // the script has ended well, and the session is to be put back
+	settled  bool        // it was put back, or dropped
+	waiting  *time.Timer // until it is dropped because it does not get free
 }
 
-func (c *conn) newSession(ch ssh.Channel, cmd wire.Command, maxOutput int) *session {
+func (c *conn) newSession(sh *shell, cmd wire.Command, maxOutput int) *session {
 	s := &session{
-		conn: c, ch: ch, cmd: cmd, status: -1,
+		conn: c, shell: sh, cmd: cmd, status: -1,
 		begun: make(chan struct{}),
 		asked: make(chan struct{}, 1),
 		over:  make(chan struct{}),
@@ -86,18 +95,35 @@ func (c *conn) newSession(ch ssh.Channel, cmd wire.Command, maxOutput int) *sess
 	return s
 }
 
-// serve starts the goroutines of the session. free is called when the server
-// counts it no more: when the login shell has ended, or the channel has.
-func (s *session) serve(reqs <-chan *ssh.Request, line string, free func()) error {
-	s.free = sync.OnceFunc(free)
-	err := s.conn.fleet.start(func() { s.talk(reqs, line) })
-	if err != nil {
-		s.free()
+// serve starts the goroutines of the session, in a new shell: line is the command
+// that opens it.
+func (s *session) serve(reqs <-chan *ssh.Request, line string) error {
+	s.shell.turn(s)
+	if err := s.conn.fleet.start(func() { s.shell.talk(reqs, line) }); err != nil {
+		s.shell.free()
 		return err
 	}
+	return s.listen()
+}
+
+// resume starts the goroutines of the session, in a shell that was kept.
+func (s *session) resume(request string) error {
+	s.up = true // and what else was to be said of the way there
+	if !s.shell.turn(s) {
+		return &failure{kind: host.KindUnreachable, err: errors.New("the session has ended"), passing: true}
+	}
+	err := s.conn.fleet.start(func() {
+		// It blocks while the connection is stuck, so it is not for the caller.
+		// What it fails with is seen by who reads.
+		_, _ = io.WriteString(s.shell.ch, request)
+	})
+	return errors.Join(err, s.listen())
+}
+
+func (s *session) listen() error {
 	return errors.Join(
-		s.conn.fleet.start(func() { s.read(0, s.ch) }),
-		s.conn.fleet.start(func() { s.read(1, s.ch.Stderr()) }),
+		s.conn.fleet.start(func() { s.read(0, s.shell.ch) }),
+		s.conn.fleet.start(func() { s.read(1, s.shell.ch.Stderr()) }),
 	)
 }
 
@@ -111,9 +137,12 @@ func (s *session) update(change func()) {
 	finished := s.exited && !s.term && (s.complete || s.stream != nil)
 	// The output of a stream may wait for its reader for ever.
 	read := s.eof[1] && (s.eof[0] || s.stream != nil && s.started)
-	if (finished || s.closed && read) && !s.overDone {
+	// In a session that is kept it is not the login shell that ends.
+	failed := s.judged && (!s.started || s.freed == [2]bool{true, true})
+	if (finished || failed || s.closed && read) && !s.overDone {
 		s.finishLocked()
 	}
+	s.settleLocked()
 }
 
 func (s *session) finishLocked() {
@@ -124,55 +153,16 @@ func (s *session) finishLocked() {
 	close(s.over)
 }
 
-// talk asks for the command to be run and listens to what the server says of it.
-func (s *session) talk(reqs <-chan *ssh.Request, line string) {
-	defer s.free()
-	ok, err := s.ch.SendRequest("exec", true, ssh.Marshal(&struct{ Command string }{line}))
-	if err == nil && !ok {
-		s.update(func() { s.refused = true })
-	}
-	if err != nil || !ok {
-		s.ch.Close()
-	}
-	for r := range reqs {
-		switch r.Type {
-		case "exit-status":
-			var m struct{ Status uint32 }
-			if ssh.Unmarshal(r.Payload, &m) == nil {
-				s.shellEnded(func() { s.status = int(m.Status) })
-			}
-		case "exit-signal":
-			var m struct {
-				Signal  string
-				Core    bool
-				Message string
-				Lang    string
-			}
-			if ssh.Unmarshal(r.Payload, &m) == nil {
-				s.shellEnded(func() { s.signal = m.Signal })
-			}
-		}
-		if r.WantReply {
-			r.Reply(false, nil)
-		}
-	}
-	s.update(func() {
-		s.closed = true
-		if s.leaving != nil {
-			s.leaving.Stop()
-		}
-	})
-}
-
-// shellEnded notes the end of the login shell. sshd keeps the channel open as
-// long as anybody holds the output, such as a daemon that a script left behind.
+// shellEnded notes the end of the login shell, which may not be that of its
+// output.
 func (s *session) shellEnded(note func()) {
-	s.free()
 	s.update(func() {
-		note()
+		if !s.judged {
+			note()
+		}
 		s.ended = true
 		if s.leaving != nil {
-			s.closeSoon()
+			s.shell.closeSoon()
 		}
 		if s.straggle == nil && !s.overDone {
 			s.straggle = time.AfterFunc(stragglers, func() {
@@ -190,15 +180,17 @@ var buffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 // read takes in stdout (0) or stderr (1).
 func (s *session) read(which int, from io.Reader) {
 	scan := wire.Scanner{Nonce: s.cmd.Nonce}
-	begun := false
+	begun, freed := false, false
 	scan.Data = func(p []byte) {
 		if which == 0 && begun && s.stream != nil {
-			s.stream.Write(p) // not under the lock: it waits for a reader
+			_, _ = s.stream.Write(p) // not under the lock: it waits for a reader
 			return
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		switch {
+		case s.freed[which]:
+			s.stray = true
 		case !begun:
 			s.noise[which].write(p)
 			if which == 1 && s.looksLikeQuestion() {
@@ -218,6 +210,10 @@ func (s *session) read(which int, from io.Reader) {
 			return begun && which == 0
 		case wire.MarkExit:
 			return begun && which == 1
+		case wire.MarkStatus:
+			return s.cmd.Keep && which == 1
+		case wire.MarkFree:
+			return s.cmd.Keep
 		}
 		return !begun && which == 1
 	}
@@ -226,11 +222,15 @@ func (s *session) read(which int, from io.Reader) {
 			begun = true
 			scan.Raw = which == 0 && s.stream != nil
 		}
+		if word == wire.MarkFree {
+			// What follows belongs to the next script, or to nobody.
+			scan.Raw, freed = true, true
+		}
 		s.update(func() { s.note(which, word, rest) })
 	}
 	buf := buffers.Get().(*[4 << 10]byte)
 	defer buffers.Put(buf)
-	for {
+	for !freed {
 		n, err := from.Read(buf[:])
 		scan.Write(buf[:n])
 		if err != nil {
@@ -266,6 +266,12 @@ func (s *session) note(which int, word, rest string) {
 		}
 	case wire.MarkEnd:
 		s.complete = true
+	case wire.MarkStatus:
+		if code, err := strconv.Atoi(rest); err == nil {
+			s.status, s.judged = code, true
+		}
+	case wire.MarkFree:
+		s.freed[which] = true
 	}
 }
 
@@ -309,11 +315,11 @@ func (s *session) feed(stdin []byte, thenClose bool) {
 			if s.password == "" || answered {
 				// There is no better answer: end of input makes sudo end.
 				s.update(func() { s.wrong = answered })
-				s.ch.CloseWrite()
+				s.shell.ch.CloseWrite()
 				return
 			}
 			answered = true
-			if _, err := io.WriteString(s.ch, s.password+"\n"); err != nil {
+			if _, err := io.WriteString(s.shell.ch, s.password+"\n"); err != nil {
 				return
 			}
 		}
@@ -325,17 +331,64 @@ func (s *session) feed(stdin []byte, thenClose bool) {
 	if !tell {
 		return
 	}
-	if _, err := io.WriteString(s.ch, wire.Go(s.cmd.Nonce)); err != nil {
+	if _, err := io.WriteString(s.shell.ch, wire.Go(s.cmd.Nonce)); err != nil {
 		return
 	}
 	if len(stdin) > 0 {
-		if _, err := s.ch.Write(stdin); err != nil {
+		if _, err := s.shell.ch.Write(stdin); err != nil {
 			return
 		}
 	}
 	if thenClose {
-		s.ch.CloseWrite()
+		s.shell.ch.CloseWrite()
 	}
+	s.update(func() { s.fed = true })
+}
+
+// end gives the session back after its script has ended as f says: to those who
+// come next, if it is to be kept and nothing is wrong with it.
+func (s *session) end(f *failure) {
+	if !s.cmd.Keep {
+		s.abandon()
+		return
+	}
+	if f != nil && f.kind != host.KindExit {
+		// Whatever it is that is wrong, it would be so for the next script.
+		s.mu.Lock()
+		s.settled = true
+		s.mu.Unlock()
+		s.abandon()
+		s.conn.kept.drop()
+		return
+	}
+	s.conn.kept.clearing()
+	s.update(func() { s.retained = true })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.settled {
+		// Somebody holds an output, or the script did not want its input, and
+		// much of it is still on the way.
+		s.waiting = time.AfterFunc(stragglers, func() { s.update(func() { s.stray = true }) })
+	}
+}
+
+// settleLocked puts a session back as soon as nothing of its script is left in it,
+// or drops it when that is not to be. The mutex is held.
+func (s *session) settleLocked() {
+	free := s.fed && s.freed == [2]bool{true, true}
+	if s.settled || !s.retained || !free && !s.stray && !s.ended && !s.closed {
+		return
+	}
+	s.settled = true
+	if s.waiting != nil {
+		s.waiting.Stop()
+	}
+	if free && !s.stray && !s.ended && !s.closed {
+		s.conn.kept.put(s.shell)
+		return
+	}
+	s.conn.kept.drop()
+	s.shell.dismiss()
 }
 
 // abandon ends the session. A script that may be running is asked to terminate,
@@ -353,11 +406,11 @@ func (s *session) abandon() {
 	}
 	// In the background: writing may block on a connection that is stuck. If
 	// the fleet is closed, so is the channel.
-	s.conn.fleet.start(func() {
+	_ = s.conn.fleet.start(func() {
 		if gone {
-			s.ch.SendRequest("signal", false, ssh.Marshal(&struct{ Signal string }{"TERM"}))
+			s.shell.ch.SendRequest("signal", false, ssh.Marshal(&struct{ Signal string }{"TERM"}))
 		}
-		s.ch.Close()
+		s.shell.ch.Close()
 	})
 }
 
@@ -371,15 +424,14 @@ func (s *session) leave() {
 	switch {
 	case s.leaving != nil || s.closed && !s.ended:
 	case s.ended:
-		s.closeSoon()
+		s.shell.closeSoon()
 	default:
-		s.leaving = time.AfterFunc(stragglers, func() { s.ch.Close() })
+		if s.cmd.Keep {
+			// Or it would wait for the next script.
+			_ = s.conn.fleet.start(func() { s.shell.ch.CloseWrite() })
+		}
+		s.leaving = time.AfterFunc(stragglers, func() { s.shell.ch.Close() })
 	}
-}
-
-// closeSoon closes the channel in the background, where it may block.
-func (s *session) closeSoon() {
-	s.conn.fleet.start(func() { s.ch.Close() })
 }
 
 // awaitStart waits for the script to start or for its failure to, at most as long

@@ -12,9 +12,11 @@ import (
 // learned when the server refuses a session, and who wants one more then waits as
 // for a limit of our own.
 type slots struct {
-	wait time.Duration // how long to wait where no end is in sight
+	wait  time.Duration // how long to wait where no end is in sight
+	yield func() bool   // ends a session that is only kept, if there is one
 
 	mu      sync.Mutex
+	waiting int // who wait for a place
 	limit   int
 	used    int
 	long    int // those of used that end only when their owner ends them
@@ -23,8 +25,8 @@ type slots struct {
 	changed chan struct{}
 }
 
-func (s *slots) init(limit int, wait time.Duration) {
-	s.limit, s.wait = limit, wait
+func (s *slots) init(limit int, wait time.Duration, yield func() bool) {
+	s.limit, s.wait, s.yield = limit, wait, yield
 	s.changed = make(chan struct{})
 }
 
@@ -58,7 +60,12 @@ func (s *slots) acquire(ctx context.Context, long bool) error {
 		// Scripts end by their time limit; what holds a lock may not.
 		stuck := !long && s.long >= s.used
 		changed := s.changed
+		full := s.used >= s.limit
+		s.waiting++
 		s.mu.Unlock()
+		if full {
+			s.yield()
+		}
 		switch {
 		case stuck && timer == nil:
 			timer = time.NewTimer(s.wait)
@@ -67,14 +74,28 @@ func (s *slots) acquire(ctx context.Context, long bool) error {
 			timer.Stop()
 			timer, hopeless = nil, nil
 		}
+		var err error
 		select {
 		case <-changed:
 		case <-hopeless:
-			return errNoSlot{}
+			err = errNoSlot{}
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
+		}
+		s.mu.Lock()
+		s.waiting--
+		s.mu.Unlock()
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// crowded reports whether somebody waits for a place while all are taken.
+func (s *slots) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting > 0 && s.used >= s.limit
 }
 
 // granted notes that the server has opened a session.

@@ -40,7 +40,11 @@ type sshd struct {
 	addr string
 	dir  string
 	user string
+	log  *logBuffer
 }
+
+// sessions is how many have been opened so far, by the server's log.
+func (s *sshd) sessions() int { return strings.Count(s.log.String(), "Starting session: command for ") }
 
 func startSSHD(t *testing.T, options ...string) *sshd {
 	t.Helper()
@@ -93,6 +97,7 @@ func startSSHD(t *testing.T, options ...string) *sshd {
 	}
 	s.addr = l.Addr().String()
 	log := new(logBuffer)
+	s.log = log
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	procs := make(map[*exec.Cmd]bool)
@@ -225,6 +230,73 @@ func TestOpenSSHAsRoot(t *testing.T) {
 	res = mustRun(t, h, host.Cmd{Name: "op", Script: "id -un; cat", User: "nobody", Stdin: []byte("in")})
 	if got := string(res.Stdout); got != "nobody\nin" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestOpenSSHKept pins what the kept session is for: one for all that is asked of
+// a host, by the server's own count.
+func TestOpenSSHKept(t *testing.T) {
+	t.Parallel()
+	s := startSSHD(t)
+	if s.user != "root" {
+		t.Skip("not root")
+	}
+	h := s.host(t, nil)
+	in := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for i := range 20 {
+		user := []string{"root", "nobody"}[i%2]
+		res := mustRun(t, h, host.Cmd{Name: "op", Script: "id -un; echo err >&2; cat", User: user, Stdin: in})
+		if string(res.Stdout) != user+"\n"+string(in) || string(res.Stderr) != "err\n" {
+			t.Errorf("%d and %d bytes", len(res.Stdout), len(res.Stderr))
+		}
+		mustRun(t, h, host.Cmd{Name: "op", Script: "exit 0", User: user, Stdin: in})
+	}
+	if n := s.sessions(); n != 1 {
+		t.Errorf("%d sessions", n)
+	}
+
+	// A child that holds the output costs a session of more than one script, and
+	// takes nobody's place: sshd allows ten.
+	for range 12 {
+		mustRun(t, h, host.Cmd{Name: "op", Script: "sleep 20 &"})
+	}
+	if n := s.sessions(); n < 10 {
+		t.Errorf("%d sessions", n)
+	}
+	if c := h.(*machine).link.live(); c.slots.limit != 8 {
+		t.Errorf("the server has refused sessions: learned a limit of %d", c.slots.limit)
+	}
+	_, err := h.Run(testContext(t), host.Cmd{Name: "op", Script: "kill -KILL $PPID"})
+	wantError(t, err, host.KindLost)
+	mustRun(t, h, host.Cmd{Name: "op", Script: "true"})
+}
+
+// TestOpenSSHKeptTooLong pins that a server which ends idle sessions is no
+// obstacle, whoever is faster.
+func TestOpenSSHKeptTooLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes the time of real limits")
+	}
+	t.Parallel()
+	s := startSSHD(t, "ChannelTimeout session:command=1s")
+	if s.user != "root" {
+		t.Skip("not root")
+	}
+	h := s.host(t, nil)
+	if _, err := h.Run(testContext(t), host.Cmd{Name: "op", Script: "true"}); err != nil && strings.Contains(s.log.String(), "Bad configuration option") {
+		t.Skip("this OpenSSH does not know ChannelTimeout")
+	}
+	for range 2 {
+		k := &h.(*machine).link.live().kept
+		await(t, func() bool {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return k.idle == nil && !k.taken
+		})
+		mustRun(t, h, host.Cmd{Name: "op", Script: "true"})
+	}
+	if n := s.sessions(); n != 3 {
+		t.Errorf("%d sessions", n)
 	}
 }
 

@@ -114,7 +114,7 @@ func (l *link) awaitBoot(ctx context.Context, name string) (*conn, *failure) {
 					"waited", time.Since(start).Round(time.Second), "at_most", budget)
 				lastText, logged = text, time.Now()
 			}
-			sleep(waitCtx, wait)
+			_ = sleep(waitCtx, wait)
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -50,7 +50,7 @@ func Until(ctx context.Context, log *slog.Logger, what string, every time.Durati
 		case done:
 			log.InfoContext(ctx, "done waiting for "+what, "took", time.Since(begin).Round(time.Millisecond).String())
 			return nil
-		case err == nil:
+		case err == nil && ctx.Err() == nil: // else it may only say that time is up
 			lastErr = nil
 			if progress != "" && progress != last {
 				last = progress

@@ -8,9 +8,14 @@ if [ -d "$1" ]; then
 	exit 1
 fi
 mkdir -p -- "$dir"
+# PIPE, too: of a message that nobody reads any more this shell would die
+# without cleaning up.
+tmp=
+trap '[ -z "$tmp" ] || rm -f -- "$tmp"' EXIT
+trap 'exit 130' HUP INT PIPE TERM
+# What a power cut left here.
+find "$dir/" -maxdepth 1 -type f -name '.pgha.??????????' -mmin +60 -delete
 tmp=$(mktemp -- "$dir/.pgha.XXXXXXXXXX")
-trap 'rm -f -- "$tmp"' EXIT
-trap 'exit 130' HUP INT TERM
 cat >"$tmp"
 sum=$(sha256sum <"$tmp")
 if [ "${sum%% *}" != "$5" ]; then

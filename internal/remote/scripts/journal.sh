@@ -1,7 +1,8 @@
-# journal UNIT LINES [INVOCATION]: the unit's last lines, of its last start only if named.
+# journal UNIT LINES [CURSOR]: the unit's last lines; only those after the cursor, if there is one.
+# With a cursor, journalctl's own -n would count from the first line after it.
 set -eu
 if [ "${3:-}" ]; then
-	journalctl --no-pager -o cat -n "$2" "_SYSTEMD_INVOCATION_ID=$3" + "INVOCATION_ID=$3"
+	journalctl -q --no-pager -o cat -u "$1" --after-cursor="$3" | tail -n "$2"
 else
-	journalctl --no-pager -o cat -n "$2" -u "$1"
+	journalctl -q --no-pager -o cat -u "$1" -n "$2"
 fi

@@ -57,6 +57,9 @@ $n.group=%G" -- "$1"
 		out empty "$([ -z "$(ls -A -- "$1" | head -n 1)" ] && echo yes || echo no)"
 	elif [ -e "$1" ]; then
 		out type other
+		stat -c "$n.mode=%a
+$n.owner=%U
+$n.group=%G" -- "$1"
 	else
 		out type missing
 	fi
@@ -95,6 +98,13 @@ unit() {
 		printf '%s.%s\n' "$n" "$line"
 	done
 }
+process() {
+	pid=$(systemctl show --no-pager -p MainPID --value -- "$1" 2>/dev/null)
+	if [ "${pid:-0}" -gt 0 ] 2>/dev/null && [ -d "/proc/$pid" ]; then
+		out arguments "$(base64 -w0 <"/proc/$pid/cmdline" 2>/dev/null)"
+		out environment "$(base64 -w0 <"/proc/$pid/environ" 2>/dev/null)"
+	fi
+}
 port() {
 	ss -Htlnp "sport = :$1" 2>/dev/null | while read -r _ _ _ address _ users; do
 		out listen "$address $users"
@@ -110,12 +120,32 @@ lookup() {
 	timeout 15 getent hosts -- "$1" >/dev/null 2>&1
 	out ms $((($(date +%s%N) - start) / 1000000))
 }
+resolve() {
+	timeout 5 getent ahosts -- "$1" 2>/dev/null | while read -r address kind _; do
+		if [ "$kind" = STREAM ]; then out address "$address"; fi
+	done
+}
 clock() {
 	out now "$(date +%s%N)"
 	out synchronized "$(timedatectl show -p NTPSynchronized --value 2>/dev/null)"
 	out service "$(for s in chrony ntpsec ntp systemd-timesyncd openntpd; do
 		systemctl is-active --quiet "$s" 2>/dev/null && printf %s "$s" && break
 	done)"
+}
+debian() {
+	# Used: there is a file of a table or of a database that initdb did not make
+	# (PostgreSQL numbers those from 16384 on), or a tablespace.
+	for conf in /etc/postgresql/*/*/postgresql.conf; do
+		[ -f "$conf" ] || continue
+		cluster=${conf%/postgresql.conf}
+		version=${cluster%/*}
+		data=$(sed -n "s/^[[:space:]]*data_directory[[:space:]]*=[[:space:]]*'\([^']*\)'.*/\1/p" "$conf" | tail -n 1)
+		listens=$(sed -n 's/^[[:space:]]*port[[:space:]]*=[[:space:]]*\([0-9]*\).*/\1/p' "$conf" | tail -n 1)
+		[ "$data" ] || data=/var/lib/postgresql/${version##*/}/${cluster##*/}
+		used=$(find "$data/base" "$data/pg_tblspc" -mindepth 1 -maxdepth 2 -printf '%f\n' 2>/dev/null |
+			awk -F '[._]' '$1 ~ /^[0-9]+$/ && $1 >= 16384 { print "yes"; exit }')
+		out cluster "${version##*/}|${cluster##*/}|${listens:-5432}|$([ -e "$data/postmaster.pid" ] && echo yes)|$used|$data"
+	done
 }
 account() { id -u -- "$1" >/dev/null 2>&1 && out uid "$(id -u -- "$1")"; }
 kernel_setting() { out value "$(sysctl -n -- "$1" 2>/dev/null | tr '\t' ' ')"; }
@@ -132,10 +162,13 @@ while IFS= read -r question; do
 	package) package "$argument" ;;
 	available) available "$argument" ;;
 	unit) unit "$argument" ;;
+	process) process "$argument" ;;
 	port) port "$argument" ;;
 	addresses) addresses ;;
 	lookup) lookup "$argument" ;;
+	resolve) resolve "$argument" ;;
 	clock) clock ;;
+	debian) debian ;;
 	account) account "$argument" ;;
 	sysctl) kernel_setting "$argument" ;;
 	tool) checkout_tool "$argument" ;;

@@ -10,3 +10,5 @@ import (
 func newSession() *syscall.SysProcAttr { return nil }
 
 func kill(cmd *exec.Cmd, _ string) { cmd.Process.Kill() }
+
+func killAll(cmd *exec.Cmd) { kill(cmd, "KILL") }

@@ -96,6 +96,7 @@ type Stats struct {
 	Logins      int // successful
 	Rejected    int // keys and passwords
 	Sessions    int // opened
+	Scripts     int // started in them, if they are played
 	InSession   int // open now
 	SessionPeak int // most on one connection at once
 	Refused     int // sessions over the limit

@@ -109,20 +109,45 @@ func (s *Server) play(ctx context.Context, conn *ssh.ServerConn, ch ssh.Channel,
 		io.WriteString(ch.Stderr(), err.Error()+"\n")
 		return 127
 	}
-	io.WriteString(ch.Stderr(), cmd.Nonce+" "+wire.MarkUp+"\n"+wire.Begin(cmd.Nonce))
+	io.WriteString(ch.Stderr(), cmd.Nonce+" "+wire.MarkUp+"\n")
+	for opener := cmd.Nonce; ; {
+		code, ok := s.script(ctx, conn, ch, cmd)
+		if !ok || !cmd.Keep {
+			return code
+		}
+		if cmd, err = wire.ReadRequest(ch, opener); err != nil {
+			return 0
+		}
+	}
+}
+
+// script plays one script. It reports whether it came to be told to go.
+func (s *Server) script(ctx context.Context, conn *ssh.ServerConn, ch ssh.Channel, cmd wire.Command) (code int, ok bool) {
+	s.set(func() { s.stats.Scripts++ })
+	io.WriteString(ch.Stderr(), wire.Begin(cmd.Nonce))
 	io.WriteString(ch, wire.Begin(cmd.Nonce))
 	for want := []byte(wire.Go(cmd.Nonce)); len(want) > 0; want = want[1:] {
 		var b [1]byte
 		if _, err := io.ReadFull(ch, b[:]); err != nil || b[0] != want[0] {
-			return 125
+			return 125, false
 		}
 	}
-	code := s.cfg.Play(ctx, Call{Command: cmd, Login: conn.User(), Stdin: ch, Stdout: ch, Stderr: ch.Stderr()})
+	call := Call{Command: cmd, Login: conn.User(), Stdin: ch, Stdout: ch, Stderr: ch.Stderr()}
+	if cmd.Keep {
+		call.Stdin = io.LimitReader(ch, int64(cmd.Input))
+	}
+	code = s.cfg.Play(ctx, call)
 	io.WriteString(ch.Stderr(), wire.Exit(cmd.Nonce, code))
 	if !cmd.Stream {
 		io.WriteString(ch, wire.End(cmd.Nonce))
 	}
-	return code
+	if cmd.Keep {
+		io.WriteString(ch.Stderr(), wire.Status(cmd.Nonce, code))
+		io.Copy(io.Discard, call.Stdin)
+		io.WriteString(ch.Stderr(), wire.Free(cmd.Nonce))
+		io.WriteString(ch, wire.Free(cmd.Nonce))
+	}
+	return code, true
 }
 
 // process runs a real command in a session of its own, like sshd.
@@ -225,6 +250,6 @@ func (s *Server) killProcesses() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for cmd := range s.procs {
-		kill(cmd, "KILL")
+		killAll(cmd)
 	}
 }

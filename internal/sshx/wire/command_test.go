@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"io"
 	"strings"
 	"testing"
 
@@ -66,5 +67,53 @@ func TestStripped(t *testing.T) {
 	got := stripped("# comment\na\n\t# comment\n\tb # kept\n\t\tc\n")
 	if diff := cmp.Diff("a\nb # kept\nc\n", got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestRequest pins that requests in one stream are told apart from each other and
+// from the input of the scripts.
+func TestRequest(t *testing.T) {
+	opener := NewNonce()
+	wants := []Command{
+		{Keep: true, Nonce: NewNonce(), User: "root", Seconds: 120, Input: 5, Op: "file.write", Script: "cat > \"$1\"\n", Args: []string{"/etc/it's"}},
+		{Keep: true, Nonce: NewNonce(), User: "postgres", Seconds: 1, Op: "script", Script: "", Args: awkward},
+	}
+	var stream strings.Builder
+	for _, c := range wants {
+		text, err := c.Request(opener)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.WriteString(text + strings.Repeat("x", c.Input))
+
+		// The first one is in the command that opens the session.
+		c.Become = BecomeSudo
+		line, err := c.Line()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Parse(line)
+		if diff := cmp.Diff(c, got); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	}
+	r := strings.NewReader(stream.String())
+	for _, want := range wants {
+		got, err := ReadRequest(r, opener)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+		if _, err := io.CopyN(io.Discard, r, int64(want.Input)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := ReadRequest(r, opener); err != io.EOF {
+		t.Errorf("after the last: %v", err)
+	}
+	if _, err := ReadRequest(strings.NewReader(stream.String()), NewNonce()); err == nil {
+		t.Error("took a request from somebody else")
+	}
+	if _, err := (Command{User: "$(id)"}).Request(opener); err == nil {
+		t.Error("took a user that is expanded")
 	}
 }

@@ -16,6 +16,8 @@ const (
 	MarkBegin        = "begin"        // both: what follows is the script's
 	MarkExit         = "exit"         // stderr: with the script's status
 	MarkEnd          = "end"          // stdout: the script's output is complete
+	MarkStatus       = "status"       // stderr, in a kept session: with the wrapper's status
+	MarkFree         = "free"         // both, in a kept session: nobody can write any more
 )
 
 // Go is what the wrapper has to read before it starts the script.
@@ -31,6 +33,14 @@ func Exit(nonce string, code int) string {
 
 // End is what the wrapper prints on stdout after the script.
 func End(nonce string) string { return "\n" + nonce + " " + MarkEnd + "\n" }
+
+// Status is what the keeper prints on stderr after the wrapper.
+func Status(nonce string, status int) string {
+	return fmt.Sprintf("\n%s %s %d\n", nonce, MarkStatus, status)
+}
+
+// Free is what the keeper prints, on both outputs, as the last of a script.
+func Free(nonce string) string { return "\n" + nonce + " " + MarkFree + "\n" }
 
 // ParseExit reads the rest of an exit mark: the script's status, and whether
 // somebody asked the wrapper to terminate meanwhile.
@@ -107,8 +117,9 @@ func (s *Scanner) scan(buf []byte) []byte {
 		}
 		word, rest, _ := strings.Cut(text, " ")
 		end, own := at, true
-		if word == MarkExit || word == MarkEnd {
-			// The wrapper puts a line end of its own before these.
+		switch word {
+		case MarkExit, MarkEnd, MarkStatus, MarkFree:
+			// A line end of their own stands before these.
 			own = end > 0 && buf[end-1] == '\n'
 			end--
 		}
@@ -131,7 +142,7 @@ func (s *Scanner) scan(buf []byte) []byte {
 
 func isMark(word string) bool {
 	switch word {
-	case MarkUp, MarkAbsent, MarkUnprivileged, MarkPassword, MarkBegin, MarkExit, MarkEnd:
+	case MarkUp, MarkAbsent, MarkUnprivileged, MarkPassword, MarkBegin, MarkExit, MarkEnd, MarkStatus, MarkFree:
 		return true
 	}
 	return false

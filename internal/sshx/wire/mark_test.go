@@ -21,7 +21,9 @@ func scan(pieces ...string) []string {
 	}
 	begun := false
 	s := Scanner{Nonce: nonce}
-	s.Expect = func(word string) bool { return begun == (word == MarkEnd || word == MarkExit) }
+	s.Expect = func(word string) bool {
+		return begun == (word == MarkEnd || word == MarkExit || word == MarkStatus || word == MarkFree)
+	}
 	s.Data = func(p []byte) { data.Write(p) }
 	s.Mark = func(word, rest string) {
 		flush()
@@ -50,6 +52,12 @@ func TestScanner(t *testing.T) {
 		{"the script's last line end stays", Begin(nonce) + "x\n" + End(nonce), []string{"mark begin", `data "x\n"`, "mark end"}},
 		{"no output", Begin(nonce) + End(nonce), []string{"mark begin", "mark end"}},
 		{"an exit status", Begin(nonce) + "oops\n" + Exit(nonce, 3), []string{"mark begin", `data "oops\n"`, "mark exit 3"}},
+		{"a kept session", Begin(nonce) + "oops" + Exit(nonce, 3) + Status(nonce, 3) + Free(nonce), []string{
+			"mark begin", `data "oops"`, "mark exit 3", "mark status 3", "mark free",
+		}},
+		{"its marks within a line", Begin(nonce) + "x" + nonce + " free\ny" + nonce + " status 0\n" + Free(nonce), []string{
+			"mark begin", `data "x` + nonce + ` free\ny` + nonce + ` status 0\n"`, "mark free",
+		}},
 		{"a prompt in a list of processes", Begin(nonce) + "sudo -p " + nonce + " password: x" + End(nonce), []string{
 			"mark begin", `data "sudo -p ` + nonce + ` password: x"`, "mark end",
 		}},

@@ -1,0 +1,26 @@
+package simetcd
+
+import (
+	"errors"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+)
+
+// Login lets a service on a machine use the cluster that a member at an address
+// is of. Without a member there the store is nil; with one, the error is the
+// cluster's own.
+func (s *Sim) Login(from *fakehost.Machine, address, user, password string) (*Store, error) {
+	for _, st := range s.stores {
+		for _, m := range st.served() {
+			if m.learner || m.machine.Address != address || m.unit.Active != "active" || !from.Reaches(m.machine) || !st.Quorum() {
+				continue
+			}
+			name, err := st.login(user, password)
+			if err == nil && st.auth && name == "" {
+				err = errUserEmpty
+			}
+			return st, err
+		}
+	}
+	return nil, errors.New("connection refused")
+}

@@ -1,0 +1,209 @@
+package simetcd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+)
+
+// service is etcd in its unit.
+type service struct {
+	sim     *Sim
+	machine *fakehost.Machine
+	store   *Store
+	member  *member
+}
+
+// restartSec is RestartSec of our drop-in.
+const restartSec = 2
+
+// Start implements fakehost.Service.
+func (s *service) Start(u *fakehost.Unit) {
+	env, err := environment(u)
+	if err == nil {
+		err = s.check(env)
+	}
+	if err == nil {
+		s.store, s.member, err = s.sim.join(u, env)
+	}
+	if err != nil {
+		u.Logf("{\"level\":\"fatal\",\"msg\":%q}", err.Error())
+		u.Exit("exit-code", restartSec)
+		return
+	}
+	u.Logf("{\"level\":\"info\",\"msg\":\"starting an etcd server\"}")
+	for _, p := range ports(env) {
+		s.machine.Listen(p, "etcd", nil)
+	}
+	s.store.changed()
+}
+
+// Stop implements fakehost.Service.
+func (s *service) Stop(u *fakehost.Unit) {
+	s.sim.world.After(100*time.Millisecond, func() {
+		if u.Active != "deactivating" {
+			return
+		}
+		s.gone()
+		u.Exit("success", 0)
+	})
+}
+
+// Reload implements fakehost.Service.
+func (s *service) Reload(u *fakehost.Unit) { u.Logf("etcd has nothing to reload") }
+
+// Lost implements fakehost.Service.
+func (s *service) Lost(*fakehost.Unit) { s.gone() }
+
+// Process is what the running member was started with.
+func (s *service) Process() (args []string, env map[string]string) {
+	if s.member == nil {
+		return nil, nil
+	}
+	return []string{"/usr/bin/etcd"}, s.member.env
+}
+
+func (s *service) gone() {
+	if s.member == nil {
+		return
+	}
+	for _, p := range ports(s.member.env) {
+		s.machine.Unlisten(p)
+	}
+	s.member.unit = nil
+	s.store.changed()
+}
+
+// environment reads the files that the unit's drop-in names, the later ones over
+// the earlier ones.
+func environment(u *fakehost.Unit) (map[string]string, error) {
+	env := map[string]string{}
+	for line := range strings.Lines(u.DropIns) {
+		file, ok := strings.CutPrefix(strings.TrimSpace(line), "EnvironmentFile=")
+		if !ok || file == "" {
+			continue
+		}
+		file, optional := strings.CutPrefix(file, "-")
+		text := u.Machine.Files.Read(file)
+		if text == nil && !optional {
+			return nil, fmt.Errorf("failed to load environment file %s", file)
+		}
+		if err := variables(env, file, string(text)); err != nil {
+			return nil, err
+		}
+	}
+	if len(env) == 0 {
+		return nil, errors.New("Debian's own defaults are not modelled: the drop-in names no environment file")
+	}
+	return env, nil
+}
+
+// variables adds those of one file.
+func variables(env map[string]string, file, text string) error {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		k, v, ok := strings.Cut(line, "=")
+		value, err := strconv.Unquote(v)
+		if !ok || err != nil {
+			return fmt.Errorf("%s: unexpected line %q", file, line)
+		}
+		env[k] = value
+	}
+	return nil
+}
+
+func ports(env map[string]string) []int {
+	var list []int
+	for _, key := range []string{"ETCD_LISTEN_CLIENT_URLS", "ETCD_LISTEN_PEER_URLS"} {
+		for _, text := range strings.Split(env[key], ",") {
+			if u, err := url.Parse(text); err == nil {
+				if p, err := strconv.Atoi(u.Port()); err == nil && !slices.Contains(list, p) {
+					list = append(list, p)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// check is what etcd finds out about its settings and files as it starts.
+func (s *service) check(env map[string]string) error {
+	dir := s.machine.Files.Get(env["ETCD_DATA_DIR"])
+	if dir == nil || dir.Type != fakehost.Dir || dir.Owner != "etcd" {
+		return fmt.Errorf("cannot access data directory: open %s: permission denied", env["ETCD_DATA_DIR"])
+	}
+	heartbeat, err1 := strconv.Atoi(env["ETCD_HEARTBEAT_INTERVAL"])
+	election, err2 := strconv.Atoi(env["ETCD_ELECTION_TIMEOUT"])
+	if err1 != nil || err2 != nil || 5*heartbeat > election || election > 50000 {
+		return fmt.Errorf("--election-timeout[%dms] should be at least as 5 times as --heartbeat-interval[%dms]", election, heartbeat)
+	}
+	if len(ports(env)) != 2 {
+		return errors.New("there must be one port for clients and one for peers")
+	}
+	if env["ETCD_CERT_FILE"] == "" {
+		return nil
+	}
+	for _, kind := range []string{"", "PEER_"} {
+		if err := s.checkTLS(env, kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTLS makes sure that a key and certificate belong together, can be read,
+// and come from the authority that is trusted.
+func (s *service) checkTLS(env map[string]string, kind string) error {
+	read := func(key string) ([]byte, error) {
+		p := env["ETCD_"+kind+key]
+		b := s.machine.Files.ReadAs("etcd", p)
+		if b == nil {
+			return nil, fmt.Errorf("open %s: permission denied", p)
+		}
+		return b, nil
+	}
+	cert, err := read("CERT_FILE")
+	if err != nil {
+		return err
+	}
+	key, err := read("KEY_FILE")
+	if err != nil {
+		return err
+	}
+	authority, err := read("TRUSTED_CA_FILE")
+	if err != nil {
+		return err
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return err
+	}
+	block, _ := pem.Decode(cert)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+		return err
+	}
+	if cn := env["ETCD_PEER_CERT_ALLOWED_CN"]; kind == "PEER_" && leaf.Subject.CommonName != cn {
+		return fmt.Errorf("CommonName of the peer's certificate is %q, not %q", leaf.Subject.CommonName, cn)
+	}
+	if kind == "" && leaf.Subject.CommonName != "" {
+		return errors.New("the gateway refuses a client certificate with a CommonName")
+	}
+	return nil
+}
