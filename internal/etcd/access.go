@@ -18,11 +18,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
 //go:embed scripts/*.sh
@@ -36,6 +38,9 @@ type Access struct {
 	TLS, Auth  bool
 	ClientPort int
 	Members    map[string]Member
+	// Passive are members that can be asked about themselves and nothing else: they
+	// do not vote yet, or are away. They refuse whatever else a client asks.
+	Passive map[string]bool
 }
 
 // Access is how to reach the cluster that the spec describes.
@@ -43,12 +48,26 @@ func (s Spec) Access() Access {
 	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members}
 }
 
+// reach is how to reach all members that there may be, those too that are to
+// leave.
+func (s Spec) reach() Access {
+	a := s.Access()
+	if len(s.Leaving) == 0 {
+		return a
+	}
+	a.Members = maps.Clone(a.Members)
+	for n, m := range s.Leaving {
+		a.Members[n+" at "+m.Address] = m
+	}
+	return a
+}
+
 // Key identifies the cluster among those that a process talks to.
 func (a Access) Key() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %v %v %d", a.Name, a.TLS, a.Auth, a.ClientPort)
 	for _, n := range a.Names() {
-		fmt.Fprintf(&b, " %s=%+v", n, a.Members[n])
+		fmt.Fprintf(&b, " %s=%+v %v", n, a.Members[n], a.Passive[n])
 	}
 	return b.String()
 }
@@ -74,7 +93,48 @@ func (a Access) Open(ctx context.Context, fleet host.Fleet) (Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Dial(cfg)
+	c, err := Dial(ctx, cfg)
+	if err != nil {
+		return nil, a.trouble(ctx, fleet, err)
+	}
+	return c, nil
+}
+
+// trouble says why nobody could log in to the cluster: what its members' own
+// hosts say of them.
+func (a Access) trouble(ctx context.Context, fleet host.Fleet, err error) error {
+	step := "log in to the etcd cluster " + a.Name
+	if host.KindOf(err) == host.KindForward || errors.Is(err, ErrAuth) {
+		return problem.In("", step, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	errs := make([]error, len(a.Names()))
+	var wg sync.WaitGroup
+	for i, n := range a.Names() {
+		wg.Go(func() {
+			h := fleet.Host(a.Members[n].Target)
+			var p remote.Probe
+			facts, failed := p.Unit(Unit).Run(ctx, h)
+			if failed != nil || facts.Unit(Unit).Running() {
+				return
+			}
+			u := facts.Unit(Unit)
+			lines, _ := remote.Journal(ctx, h, Unit, logLines, "")
+			errs[i] = &problem.Error{
+				Host: n, Step: step, Cause: fmt.Errorf("%s is %s (%s), not running", Unit, u.Active, u.Sub), Log: telling(lines),
+				Left: "everything.", Do: "mend what the log names and start it (systemctl start etcd), then run the same again.",
+			}
+		})
+	}
+	wg.Wait()
+	if found := errors.Join(errs...); found != nil {
+		return found
+	}
+	return &problem.Error{
+		Host: strings.Join(a.Names(), ", "), Step: step, Cause: err, Left: "everything.",
+		Do: "see how etcd is on its hosts (systemctl status etcd, journalctl -u etcd): " + strings.Join(a.Names(), ", ") + ".",
+	}
 }
 
 // Login gets what Dial needs from a member's host. It needs root on one of them
@@ -87,6 +147,7 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 	s, err := a.session(ctx, fleet, request)
 	if err != nil {
 		return DialConfig{}, &problem.Error{
+			Host:  strings.Join(a.Names(), ", "),
 			Step:  "log in to the etcd cluster " + a.Name,
 			Cause: err,
 			Do:    "make sure that at least one of its members' hosts can be reached: " + strings.Join(a.Names(), ", ") + ".",
@@ -96,7 +157,7 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 	for _, n := range a.Names() {
 		m := a.Members[n]
 		cfg.Endpoints = append(cfg.Endpoints, Endpoint{
-			URL: a.URL(n), Host: fleet.Host(m.Target), Addr: net.JoinHostPort(m.Address, strconv.Itoa(a.ClientPort)),
+			URL: a.URL(n), Host: fleet.Host(m.Target), Addr: net.JoinHostPort(m.Address, strconv.Itoa(a.ClientPort)), Passive: a.Passive[n],
 		})
 	}
 	if a.TLS {

@@ -29,6 +29,8 @@ type Client interface {
 	// process is gone for ttl. If somebody else has it, Lock waits for it
 	// until ctx ends and then returns a *HeldError.
 	Lock(ctx context.Context, key, holder string, ttl time.Duration) (Lock, error)
+	// TryLock is Lock without waiting for somebody else.
+	TryLock(ctx context.Context, key, holder string, ttl time.Duration) (Lock, error)
 
 	// EnableAuth makes the users root and pgha with these passwords and
 	// turns authentication on. It is idempotent.
@@ -43,6 +45,21 @@ type Client interface {
 	Status(ctx context.Context, endpoint string) (Status, error)
 	// Members lists the members as the cluster knows them.
 	Members(ctx context.Context) ([]MemberInfo, error)
+
+	// AddLearner adds a member that does not vote yet, by its peer URL, and
+	// returns its id. One that is there already is fine. It and RemoveMember are
+	// ErrUnsettled right after another change.
+	AddLearner(ctx context.Context, peerURL string) (uint64, error)
+	// Promote makes a learner vote. It is ErrNotReady while the learner has not
+	// caught up. With authentication on, etcd before 3.5.28 does it only where
+	// the client talks to the leader.
+	Promote(ctx context.Context, id uint64) error
+	// RemoveMember takes a member out; one that is not there is fine.
+	RemoveMember(ctx context.Context, id uint64) error
+	// MoveLeader makes a follower lead. The client must talk to the leader.
+	MoveLeader(ctx context.Context, id uint64) error
+
+	Space
 
 	// Authority is the certificate of the cluster's authority in PEM, empty
 	// without TLS.
@@ -103,6 +120,18 @@ type MemberInfo struct {
 	ClientURLs []string
 	Learner    bool
 }
+
+// ErrUnsettled is a change of the members that etcd itself refuses because the
+// members have not all been connected for its health interval of five seconds
+// (--strict-reconfig-check).
+var ErrUnsettled = errors.New("etcd does not take changes of its members until all have been connected for 5 s")
+
+// ErrUnreachable is a member, or all of them, that does not take requests: it may
+// be on its way out, or in.
+var ErrUnreachable = errors.New("etcd cannot be reached")
+
+// ErrNotReady is a learner that has not caught up with the leader yet.
+var ErrNotReady = errors.New("the learner has not caught up with the leader yet")
 
 // ErrAuth is a login that etcd rejected.
 var ErrAuth = errors.New("etcd rejected the user or the password")

@@ -25,7 +25,8 @@ type Doer struct {
 	Open func(ctx context.Context, a Access) (Client, error)
 
 	mu     sync.Mutex
-	fresh  *Credentials // made in this run
+	fresh  *Credentials    // made in this run
+	voting map[string]bool // peer URLs of the members that take requests; all if nil
 	cached map[string]Client
 }
 
@@ -47,14 +48,21 @@ func (d *Doer) Close() {
 }
 
 func (d *Doer) client(ctx context.Context, s Spec) (Client, error) {
-	key := s.Access().Key()
+	a := s.reach()
+	a.Passive = d.passive(s, a)
+	return d.open(ctx, a)
+}
+
+// open opens a client, or takes one that is open.
+func (d *Doer) open(ctx context.Context, a Access) (Client, error) {
+	key := a.Key()
 	d.mu.Lock()
 	c := d.cached[key]
 	d.mu.Unlock()
 	if c != nil {
 		return c, nil
 	}
-	c, err := d.Open(ctx, s.Access())
+	c, err := d.Open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -79,13 +87,13 @@ func (d *Doer) install(s Spec, name string, pins []remote.Pin) engine.Step {
 		list = append(list, p.String())
 	}
 	return d.step(s, name, "etcd.packages", "install "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
-		return remote.Install(ctx, d.host(s, name), pins...)
+		return remote.Apt{Host: d.host(s, name), Log: d.Log}.Install(ctx, pins...)
 	})
 }
 
 func (d *Doer) hold(s Spec, name string, packages []string) engine.Step {
 	return d.step(s, name, "etcd.hold", "hold "+strings.Join(packages, ", "), engine.Safe, func(ctx context.Context) error {
-		return remote.Hold(ctx, d.host(s, name), packages...)
+		return remote.Apt{Host: d.host(s, name), Log: d.Log}.Hold(ctx, packages...)
 	})
 }
 
@@ -96,9 +104,8 @@ func (d *Doer) createAuthority(s Spec, name string) engine.Step {
 	})
 }
 
-func (d *Doer) copyAuthority(s Spec, from, to string) engine.Step {
+func (d *Doer) copyAuthority(s Spec, from string, holder host.Host, to string) engine.Step {
 	return d.step(s, to, "etcd.authority.copy", "copy the certificate authority from "+from+", encrypted to this host", engine.Safe, func(ctx context.Context) error {
-		holder := d.host(s, from)
 		certificate, err := Authority(s.Name).Create(ctx, holder) // reads it: it is there
 		if err != nil {
 			return err
@@ -172,8 +179,13 @@ func (d *Doer) start(s Spec, name string) engine.Step {
 	})
 }
 
-func (d *Doer) healthy(s Spec) engine.Step {
+func (d *Doer) healthy(s Spec, full bool) engine.Step {
 	return d.step(s, "", "etcd.healthy", "wait until every member is healthy", engine.Safe, func(ctx context.Context) error {
+		// An alarm is told of when all members are back; of a full cluster it is
+		// known, and mended next.
+		if err := d.waitSteady(ctx, s); err != nil || full {
+			return err
+		}
 		return d.waitHealthy(ctx, s)
 	})
 }
@@ -210,11 +222,12 @@ func (d *Doer) enableAuth(s Spec) engine.Step {
 }
 
 // rollingRestart restarts members one at a time, the leader last, each only
-// while all others are healthy.
-func (d *Doer) rollingRestart(s Spec, names []string) engine.Step {
+// while all others are healthy. The marker that a member gets after that no
+// longer says that it has to be.
+func (d *Doer) rollingRestart(s Spec, names []string, marker func(name string) Marker) engine.Step {
 	return d.step(s, "", "etcd.restart", "restart "+strings.Join(names, ", ")+", one at a time, the leader last", engine.Restart, func(ctx context.Context) error {
 		for len(names) > 0 {
-			if err := d.waitHealthy(ctx, s); err != nil {
+			if err := d.waitSteady(ctx, s); err != nil {
 				return problem.In("", "wait for a healthy cluster before the next restart", err)
 			}
 			next, err := d.notLeader(ctx, s, names)
@@ -222,12 +235,15 @@ func (d *Doer) rollingRestart(s Spec, names []string) engine.Step {
 				return err
 			}
 			d.Log.InfoContext(ctx, "restarting an etcd member", "host", next)
-			if err := remote.RestartUnit(ctx, d.host(s, next), Unit, 2*time.Minute); err != nil {
+			if err := remote.RestartUnit(ctx, d.host(s, next), Unit, stopTimeout); err != nil {
 				return problem.In(next, "restart "+Unit, d.withLog(ctx, s, next, err))
+			}
+			if err := remote.WriteFile(ctx, d.host(s, next), marker(next).file()); err != nil {
+				return err
 			}
 			names = without(names, next)
 		}
-		return d.waitHealthy(ctx, s)
+		return d.waitSteady(ctx, s)
 	})
 }
 
@@ -260,45 +276,93 @@ func (d *Doer) notLeader(ctx context.Context, s Spec, names []string) (string, e
 	return names[0], nil
 }
 
+// lookAgain is how often it is looked whether a member's unit dies again and
+// again, while waiting for it.
+const lookAgain = 3 * time.Second
+
 // waitHealthy waits until every member answers, knows the same leader, has
 // applied what was committed and reports no alarm.
-func (d *Doer) waitHealthy(ctx context.Context, s Spec) error {
-	polls := 0
-	err := wait.Until(ctx, d.Log, "every member of the etcd cluster "+s.Name+" to be healthy", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-		c, err := d.client(ctx, s)
-		if err != nil {
-			return false, "", wait.Never(err)
+func (d *Doer) waitHealthy(ctx context.Context, s Spec) error { return d.waitFor(ctx, s, ill) }
+
+// ill says which member is not healthy. An alarm does not go by waiting.
+func ill(list []MemberHealth) (string, error) {
+	for _, h := range list {
+		if h.Err == nil && len(h.Status.Errors) > 0 {
+			return "", alarming(h.Member, h.Status)
 		}
-		sick := ""
-		for _, h := range Health(ctx, c, s) {
-			if h.Problem != "" {
-				sick = h.Member + ": " + h.Problem
-				break
-			}
+		if h.Problem != "" {
+			return h.Member + ": " + h.Problem, nil
 		}
-		if sick == "" {
+	}
+	return "", nil
+}
+
+// waitFor waits until no member is what ill says. Its error is one that waiting
+// does not mend.
+func (d *Doer) waitFor(ctx context.Context, s Spec, ill func([]MemberHealth) (string, error)) error {
+	restarts := map[string]int{}
+	looked, patience := time.Now(), lookAgain
+	return wait.Until(ctx, d.Log, "every member of the etcd cluster "+s.Name+" to be healthy", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		begin := time.Now()
+		sick, err := d.sick(ctx, s, patience, ill)
+		if err == nil && sick == "" {
 			return true, "", nil
 		}
-		if polls++; polls%15 == 0 {
-			if err := d.crashed(ctx, s); err != nil {
+		if err != nil || time.Since(begin) >= patience {
+			// A slow host is given more time each time.
+			patience = min(2*patience, 10*lookAgain)
+		}
+		if err != nil && host.Unreachable(err) { // nobody to log in to
+			return false, "", wait.Never(err)
+		}
+		if errors.As(err, new(*alarmError)) {
+			return false, "", wait.Never(err)
+		}
+		if time.Since(looked) >= lookAgain {
+			looked = time.Now()
+			if err := d.crashed(ctx, s, restarts); err != nil {
 				return false, "", wait.Never(err)
 			}
 		}
-		return false, sick, nil
+		return false, sick, err
 	})
-	return err
 }
+
+// sick says which member is not healthy, and why. It logs in, for which it takes
+// its time but no more, if that was not done yet. What will not get better by
+// waiting is an error that says that a host is unreachable.
+func (d *Doer) sick(ctx context.Context, s Spec, patience time.Duration, ill func([]MemberHealth) (string, error)) (string, error) {
+	login, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c, err := d.client(login, s)
+	if err != nil {
+		return "", err
+	}
+	list := Health(ctx, c, s, max(patience, 5*time.Second))
+	for _, h := range list {
+		if host.KindOf(h.Err) == host.KindForward {
+			return "", problem.In(h.Member, "", h.Err)
+		}
+	}
+	return ill(list)
+}
+
+// laggingBy is how many entries of the log a member may be behind, and count as
+// one that keeps up.
+const laggingBy = 100
 
 // MemberHealth is what is wrong with a member, if anything.
 type MemberHealth struct {
 	Member  string
 	Status  Status
 	Problem string // empty if it is healthy
+	Err     error  // if it does not answer
 }
 
-// Health asks every member at once.
-func Health(ctx context.Context, c Client, s Spec) []MemberHealth {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// Health asks every member at once. One that has not answered in that time is not
+// healthy.
+func Health(ctx context.Context, c Client, s Spec, patience time.Duration) []MemberHealth {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	names := s.Names()
 	list := make([]MemberHealth, len(names))
@@ -309,12 +373,12 @@ func Health(ctx context.Context, c Client, s Spec) []MemberHealth {
 			st, err := c.Status(ctx, s.ClientURL(n))
 			switch {
 			case err != nil:
-				h.Problem = "does not answer: " + err.Error()
+				h.Problem, h.Err = "does not answer: "+err.Error(), err
 			case st.Leader == 0:
 				h.Problem = "knows no leader"
 			case len(st.Errors) > 0:
 				h.Problem = strings.Join(st.Errors, ", ")
-			case st.RaftIndex > st.Applied+100:
+			case st.RaftIndex > st.Applied+laggingBy:
 				h.Problem = fmt.Sprintf("is %d entries behind", st.RaftIndex-st.Applied)
 			}
 			h.Status = st
@@ -331,8 +395,9 @@ func Health(ctx context.Context, c Client, s Spec) []MemberHealth {
 }
 
 // crashed looks whether a member's unit has given up or dies again and again,
-// and quotes its log if so.
-func (d *Doer) crashed(ctx context.Context, s Spec) error {
+// and quotes its log if so. Restarts holds how often each had been restarted when
+// it was first looked at: what was before is about what has been mended since.
+func (d *Doer) crashed(ctx context.Context, s Spec, restarts map[string]int) error {
 	var errs []error
 	for _, n := range s.Names() {
 		var p remote.Probe
@@ -345,11 +410,15 @@ func (d *Doer) crashed(ctx context.Context, s Spec) error {
 			continue
 		}
 		u := facts.Unit(Unit)
+		if first, seen := restarts[n]; !seen || u.Restarts < first {
+			restarts[n] = u.Restarts
+		}
+		again := u.Restarts - restarts[n]
 		switch {
 		case u.Active == "failed":
 			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s has failed (%s)", Unit, u.Result))))
-		case u.Restarts >= 3:
-			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s ends again and again (%d times so far)", Unit, u.Restarts))))
+		case again >= 3:
+			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s ends again and again (%d times so far)", Unit, again))))
 		case u.Active == "inactive":
 			errs = append(errs, problem.In(n, "start "+Unit, d.withLog(ctx, s, n, fmt.Errorf("%s is not running", Unit))))
 		}
@@ -362,6 +431,6 @@ func (d *Doer) withLog(ctx context.Context, s Spec, name string, err error) erro
 	if err == nil || host.Unreachable(err) {
 		return err
 	}
-	lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(s, name), Unit, 15, "")
-	return &problem.Error{Host: name, Cause: err, Log: lines, Do: "mend what the log names, then apply again."}
+	lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(s, name), Unit, logLines, "")
+	return &problem.Error{Host: name, Cause: err, Log: telling(lines), Do: "mend what the log names, then apply again."}
 }

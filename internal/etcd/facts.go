@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
@@ -14,6 +15,18 @@ import (
 type Facts struct {
 	Hosts  map[string]*HostFacts
 	Errors map[string]error
+
+	// Space is what the cluster says of its space, nil if it does not.
+	Space *SpaceFacts
+
+	// Leaving are the hosts of members that are to leave, as far as they can be
+	// asked.
+	Leaving map[string]*HostFacts
+
+	// Live is what the cluster itself says, nil if it was not asked or has no
+	// quorum. Joining are the peer URLs of members that were being added.
+	Live    Live
+	Joining map[string]bool
 }
 
 // HostFacts is what was found on one member's host.
@@ -26,6 +39,30 @@ type HostFacts struct {
 	// Authority is the certificate of the cluster's authority, if this host
 	// holds it.
 	Authority []byte
+
+	// Kept are the authorities of Patroni clusters that are on the host.
+	Kept []string
+
+	// DataDir is the member's data directory, and Data what is in it.
+	DataDir string
+	Data    remote.Path
+
+	// Running are the settings that a member runs with that somebody else made,
+	// and Recognised says that it is one of this cluster's.
+	Running    settings
+	Recognised bool
+}
+
+// adopted are the settings of a member that somebody else made, as they were
+// found: by the marker, or before there is one in the running process.
+func (h *HostFacts) adopted() settings {
+	if h.Marker != nil {
+		return h.Marker.Adopted
+	}
+	if h.Recognised {
+		return h.Running
+	}
+	return nil
 }
 
 // Err joins the errors of all hosts that could not be asked.
@@ -39,7 +76,7 @@ func (f Facts) Err() error {
 
 // Probe asks all members' hosts at once, in one session each.
 func Probe(ctx context.Context, fleet host.Fleet, s Spec) Facts {
-	f := Facts{Hosts: map[string]*HostFacts{}, Errors: map[string]error{}}
+	f := Facts{Hosts: map[string]*HostFacts{}, Errors: map[string]error{}, Leaving: map[string]*HostFacts{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for name, m := range s.Members {
@@ -54,19 +91,34 @@ func Probe(ctx context.Context, fleet host.Fleet, s Spec) Facts {
 			f.Hosts[name] = hf
 		})
 	}
+	left := s
+	left.Members = s.Leaving
+	for name, m := range s.Leaving {
+		wg.Go(func() {
+			hf, err := probeHost(ctx, fleet.Host(m.Target), left, name)
+			if err != nil {
+				return // dead, perhaps; that is why it leaves
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			f.Leaving[name] = hf
+		})
+	}
 	wg.Wait()
 	return f
 }
 
 func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFacts, error) {
 	var p remote.Probe
-	p.OS().Clock().Content(MarkerPath).Secret(s.credentialsPath()).
+	p.OS().Clock().List(pki.Dir).Content(MarkerPath).Secret(s.credentialsPath()).
 		Package(serverPackage, clientPackage, "openssl").Available(serverPackage, clientPackage).
-		Unit(Unit).Path(s.DataDir()).Path(s.DataDir() + "/member").Path(DefaultDataDir).
+		Unit(Unit).Path(s.initialPath()).Path(s.DataDir()).Path(s.DataDir() + "/member").Path(DefaultDataDir).
 		Port(s.ClientPort).Port(s.PeerPort).Disk(s.DataDir())
-	for _, file := range s.files(name, "") {
+	for _, file := range s.files(name) {
 		p.Path(file.Path)
 	}
+	s.probeSnapshots(&p)
+	p.Process(Unit)
 	if s.TLS {
 		p.Content(Authority(s.Name).CertificatePath()).Path(Authority(s.Name).Path() + "/ca.key").Path(s.authorityPath())
 		for _, l := range s.leaves(name) {
@@ -77,18 +129,42 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if err != nil {
 		return nil, err
 	}
-	hf := &HostFacts{Name: name, Facts: facts, Credentials: readCredentials(facts, s.Name)}
+	hf := &HostFacts{Name: name, Facts: facts, Credentials: readCredentials(facts, s.Name), Kept: kept(facts)}
 	if hf.Marker, err = readMarker(facts); err != nil {
 		return nil, err
 	}
 	if s.TLS && facts.Path(Authority(s.Name).Path()+"/ca.key").Exists() {
 		hf.Authority = facts.Path(Authority(s.Name).CertificatePath()).Content
 	}
+	hf.DataDir, hf.Data = s.DataDir(), facts.Path(s.DataDir()+"/member")
+	if !s.Adopted() {
+		return hf, nil
+	}
+	hf.Running = settingsOf(facts.Process(Unit))
+	found := hf.Running
+	if hf.Marker != nil {
+		found = hf.Marker.Adopted
+	}
+	if found == nil {
+		return hf, nil
+	}
+	hf.DataDir = found["DATA_DIR"]
+	var data remote.Probe
+	data.Path(hf.DataDir + "/member")
+	if facts, err = data.Run(ctx, h); err != nil {
+		return nil, err
+	}
+	hf.Data = facts.Path(hf.DataDir + "/member")
 	return hf, nil
 }
 
 // Absent reports whether there is definitely nothing of this cluster on the
 // host: it answered, and neither a marker nor data of ours is there.
 func (h *HostFacts) Absent(s Spec) bool {
-	return (h.Marker == nil || h.Marker.Cluster != s.Name) && !h.Facts.Path(s.DataDir()+"/member").Exists()
+	if s.Adopted() && h.Marker == nil {
+		// Without a mark only a running member can be recognised; a stopped one
+		// is not gone.
+		return !h.Facts.Package(serverPackage).Installed
+	}
+	return (h.Marker == nil || h.Marker.Cluster != s.Name) && !h.Data.Exists()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 )
@@ -24,6 +27,8 @@ type Endpoint struct {
 	URL  string
 	Host host.Host // the connection is made from this host
 	Addr string    // host:port of the URL
+	// Passive: it is only asked for its status.
+	Passive bool
 }
 
 // DialConfig says how to reach a cluster.
@@ -39,24 +44,37 @@ type DialConfig struct {
 // request that meets one is answered rather than failed.
 const requestTimeout = 10 * time.Second
 
-// Dial returns a client. It does not connect: the first request does. Each
-// member is reached from its own host, through SSH.
-func Dial(cfg DialConfig) (Client, error) {
+// Dial returns a client. It connects only to log in; else the first request
+// does. Each member is reached from its own host, through SSH. The context
+// bounds the login only.
+func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 	hosts := map[string]host.Host{}
 	var urls []string
+	r := &reach{failed: map[string]error{}}
 	for _, e := range cfg.Endpoints {
 		hosts[e.Addr] = e.Host
+		if e.Passive {
+			continue
+		}
 		urls = append(urls, e.URL)
+		r.addresses = append(r.addresses, e.Addr)
 	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	login := context.AfterFunc(ctx, end)
 	dial := func(ctx context.Context, address string) (net.Conn, error) {
 		address = strings.TrimPrefix(address, "passthrough:///")
 		h, ok := hosts[address]
 		if !ok {
 			return nil, fmt.Errorf("no member of the cluster is at %s", address)
 		}
-		return h.Dial(ctx, "tcp", address)
+		c, err := h.Dial(ctx, "tcp", address)
+		if r.note(address, err); r.forbidden() {
+			end() // trying again, which gRPC would do until time is up, is in vain
+		}
+		return c, err
 	}
 	c, err := clientv3.New(clientv3.Config{
+		Context:     life,
 		Endpoints:   urls,
 		TLS:         cfg.TLS,
 		Username:    cfg.User,
@@ -69,31 +87,102 @@ func Dial(cfg DialConfig) (Client, error) {
 		DialKeepAliveTimeout: 5 * time.Second,
 	})
 	if err != nil {
-		return nil, translate(err)
+		end()
+		return nil, r.translate(err)
 	}
-	return &grpcClient{c: c, authority: cfg.Authority}, nil
+	login()
+	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority}, nil
+}
+
+// reach is what came of connecting to the members. gRPC keeps that to itself:
+// all that it says in the end is that time was up.
+type reach struct {
+	addresses []string
+	mu        sync.Mutex
+	failed    map[string]error // by address, of the last attempt
+}
+
+func (r *reach) note(address string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.failed, address)
+		return
+	}
+	// A dial that gRPC itself gave up says nothing, and must not hide what the
+	// one before it said.
+	if _, known := r.failed[address]; !known || host.KindOf(err) != host.KindCanceled {
+		r.failed[address] = err
+	}
+}
+
+// why joins what kept us from the members that could not be reached.
+func (r *reach) why() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, a := range r.addresses {
+		errs = append(errs, r.failed[a])
+	}
+	return errors.Join(errs...)
+}
+
+// forbidden reports whether no SSH server lets us through to its member.
+func (r *reach) forbidden() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.addresses {
+		if host.KindOf(r.failed[a]) != host.KindForward {
+			return false
+		}
+	}
+	return len(r.addresses) > 0
 }
 
 type grpcClient struct {
+	*reach
 	c         *clientv3.Client
+	end       context.CancelFunc
 	authority []byte
 }
 
 // translate gives etcd's errors a type and words that users can act on.
-func translate(err error) error {
+func (r *reach) translate(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrInvalidAuthToken),
 		errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrUserEmpty):
 		return fmt.Errorf("%w: %w", ErrAuth, err)
+	case strings.Contains(err.Error(), "raft: stopped"):
+		// A member that has just been removed says so; it has no error of its own.
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	case errors.Is(err, rpctypes.ErrUnhealthy):
+		return fmt.Errorf("%w: %w", ErrUnsettled, err)
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return fmt.Errorf("etcd is out of space (alarm NOSPACE): %w", err)
+		return outOfSpace(err)
 	}
+	code := status.Code(err)
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) && code != codes.Unavailable && code != codes.DeadlineExceeded {
+		return err
+	}
+	switch why := r.why(); {
+	case why != nil:
+		return fmt.Errorf("%w: %w", ErrUnreachable, why)
+	case code == codes.Unavailable:
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	return fmt.Errorf("etcd does not answer in time: it takes connections, but perhaps it has no quorum: %w", err)
+}
+
+func (g *grpcClient) Close() error {
+	err := g.c.Close()
+	g.end()
 	return err
 }
 
-func (g *grpcClient) Close() error      { return g.c.Close() }
 func (g *grpcClient) Authority() []byte { return g.authority }
 
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -112,7 +201,7 @@ func (g *grpcClient) Get(ctx context.Context, key string) (KeyValue, bool, error
 	defer cancel()
 	r, err := g.c.Get(ctx, key)
 	if err != nil {
-		return KeyValue{}, false, translate(err)
+		return KeyValue{}, false, g.translate(err)
 	}
 	if len(r.Kvs) == 0 {
 		return KeyValue{}, false, nil
@@ -125,7 +214,7 @@ func (g *grpcClient) List(ctx context.Context, prefix string) ([]KeyValue, error
 	defer cancel()
 	r, err := g.c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend))
 	if err != nil {
-		return nil, translate(err)
+		return nil, g.translate(err)
 	}
 	list := make([]KeyValue, len(r.Kvs))
 	for i, kv := range r.Kvs {
@@ -138,7 +227,7 @@ func (g *grpcClient) Put(ctx context.Context, key, value string) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	_, err := g.c.Put(ctx, key, value)
-	return translate(err)
+	return g.translate(err)
 }
 
 func (g *grpcClient) txn(ctx context.Context, cmp clientv3.Cmp, op clientv3.Op) (bool, error) {
@@ -146,7 +235,7 @@ func (g *grpcClient) txn(ctx context.Context, cmp clientv3.Cmp, op clientv3.Op) 
 	defer cancel()
 	r, err := g.c.Txn(ctx).If(cmp).Then(op).Commit()
 	if err != nil {
-		return false, translate(err)
+		return false, g.translate(err)
 	}
 	return r.Succeeded, nil
 }
@@ -163,7 +252,7 @@ func (g *grpcClient) Delete(ctx context.Context, key string) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	_, err := g.c.Delete(ctx, key)
-	return translate(err)
+	return g.translate(err)
 }
 
 func (g *grpcClient) DeletePrefix(ctx context.Context, prefix string) error {
@@ -173,7 +262,7 @@ func (g *grpcClient) DeletePrefix(ctx context.Context, prefix string) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	_, err := g.c.Delete(ctx, prefix, clientv3.WithPrefix())
-	return translate(err)
+	return g.translate(err)
 }
 
 func (g *grpcClient) Status(ctx context.Context, endpoint string) (Status, error) {
@@ -181,7 +270,7 @@ func (g *grpcClient) Status(ctx context.Context, endpoint string) (Status, error
 	defer cancel()
 	r, err := g.c.Status(ctx, endpoint)
 	if err != nil {
-		return Status{}, translate(err)
+		return Status{}, g.translate(err)
 	}
 	return Status{
 		MemberID: r.Header.MemberId, ClusterID: r.Header.ClusterId, Leader: r.Leader, Version: r.Version,
@@ -195,7 +284,7 @@ func (g *grpcClient) Members(ctx context.Context) ([]MemberInfo, error) {
 	defer cancel()
 	r, err := g.c.MemberList(ctx)
 	if err != nil {
-		return nil, translate(err)
+		return nil, g.translate(err)
 	}
 	var list []MemberInfo
 	for _, m := range r.Members {
@@ -204,29 +293,80 @@ func (g *grpcClient) Members(ctx context.Context) ([]MemberInfo, error) {
 	return list, nil
 }
 
+func (g *grpcClient) AddLearner(ctx context.Context, peerURL string) (uint64, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	r, err := g.c.MemberAddAsLearner(ctx, []string{peerURL})
+	if err == nil {
+		return r.Member.ID, nil
+	}
+	if !errors.Is(err, rpctypes.ErrPeerURLExist) {
+		return 0, g.translate(err)
+	}
+	list, err := g.Members(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range list {
+		if slices.Contains(m.PeerURLs, peerURL) {
+			return m.ID, nil
+		}
+	}
+	return 0, fmt.Errorf("etcd says that it has a member at %s, and does not list it", peerURL)
+}
+
+func (g *grpcClient) Promote(ctx context.Context, id uint64) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	switch _, err := g.c.MemberPromote(ctx, id); {
+	case errors.Is(err, rpctypes.ErrMemberNotLearner):
+		return nil
+	case errors.Is(err, rpctypes.ErrMemberLearnerNotReady):
+		return ErrNotReady
+	default:
+		return g.translate(err)
+	}
+}
+
+func (g *grpcClient) RemoveMember(ctx context.Context, id uint64) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if _, err := g.c.MemberRemove(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return g.translate(err)
+	}
+	return nil
+}
+
+func (g *grpcClient) MoveLeader(ctx context.Context, id uint64) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := g.c.MoveLeader(ctx, id)
+	return g.translate(err)
+}
+
 // EnableAuth does each step unless it is done, so that a run cut off between
-// two of them is continued. Once authentication is on, only the status can be
-// asked for; that it is on is enough.
+// two of them is continued. That authentication is on is enough.
 func (g *grpcClient) EnableAuth(ctx context.Context, c Credentials) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*requestTimeout)
 	defer cancel()
-	status, err := g.c.AuthStatus(ctx)
-	if err != nil && !errors.Is(err, rpctypes.ErrUserEmpty) && !errors.Is(err, rpctypes.ErrPermissionDenied) {
-		return translate(err)
-	}
-	if err != nil || status.Enabled {
+	// Whether authentication is on can be asked for only since 3.5. Where it
+	// is, and this client logged in before, all of this changes nothing.
+	switch _, err := g.c.Get(ctx, "/pgha/", clientv3.WithCountOnly()); {
+	case errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrPermissionDenied):
 		return nil
+	case err != nil:
+		return g.translate(err)
 	}
 	if _, err := g.c.RoleAdd(ctx, "root"); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
-		return translate(err)
+		return g.translate(err)
 	}
 	for user, password := range map[string]string{"root": c.Root, ProviderUser: c.Provider} {
 		if err := g.user(ctx, user, password, "root"); err != nil {
 			return err
 		}
 	}
-	_, err = g.c.AuthEnable(ctx)
-	return translate(err)
+	_, err := g.c.AuthEnable(ctx)
+	return g.translate(err)
 }
 
 // user makes a user with a password and one role, or sets the password of the
@@ -237,22 +377,22 @@ func (g *grpcClient) user(ctx context.Context, user, password, role string) erro
 		_, err = g.c.UserChangePassword(ctx, user, password)
 	}
 	if err != nil {
-		return translate(err)
+		return g.translate(err)
 	}
 	_, err = g.c.UserGrantRole(ctx, user, role)
-	return translate(err)
+	return g.translate(err)
 }
 
 func (g *grpcClient) GrantUser(ctx context.Context, user, password string, prefixes ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*requestTimeout)
 	defer cancel()
 	if _, err := g.c.RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
-		return translate(err)
+		return g.translate(err)
 	}
 	for _, p := range prefixes {
 		_, err := g.c.RoleGrantPermission(ctx, user, p, clientv3.GetPrefixRangeEnd(p), clientv3.PermissionType(clientv3.PermReadWrite))
 		if err != nil {
-			return translate(err)
+			return g.translate(err)
 		}
 	}
 	return g.user(ctx, user, password, user)
@@ -262,10 +402,10 @@ func (g *grpcClient) DropUser(ctx context.Context, user string) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*requestTimeout)
 	defer cancel()
 	if _, err := g.c.UserDelete(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrUserNotFound) {
-		return translate(err)
+		return g.translate(err)
 	}
 	if _, err := g.c.RoleDelete(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleNotFound) {
-		return translate(err)
+		return g.translate(err)
 	}
 	return nil
 }
@@ -274,34 +414,64 @@ func (g *grpcClient) DropUser(ctx context.Context, user string) error {
 // by polling: what is waited for lasts seconds to minutes, and a watch through
 // a tunnel that dies silently would wait for ever.
 func (g *grpcClient) Lock(ctx context.Context, key, holder string, ttl time.Duration) (Lock, error) {
+	return g.lock(ctx, key, holder, ttl, true)
+}
+
+// TryLock asks once, and takes for that as long as it takes: a host may be far away.
+func (g *grpcClient) TryLock(ctx context.Context, key, holder string, ttl time.Duration) (Lock, error) {
+	return g.lock(ctx, key, holder, ttl, false)
+}
+
+func (g *grpcClient) lock(ctx context.Context, key, holder string, ttl time.Duration, waits bool) (Lock, error) {
 	lease, err := g.c.Grant(ctx, int64(ttl.Seconds()))
 	if err != nil {
-		return nil, translate(err)
+		return nil, g.translate(err)
 	}
 	l := &leaseLock{c: g.c, key: key, lease: lease.ID, ttl: ttl, lost: make(chan struct{})}
+	var held *HeldError
+	value := holder
+	if id := process(); id != "" {
+		value += "\n" + id
+	}
 	for {
 		reqCtx, cancel := bounded(ctx)
 		r, err := g.c.Txn(reqCtx).
 			If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-			Then(clientv3.OpPut(key, holder, clientv3.WithLease(lease.ID))).
+			Then(clientv3.OpPut(key, value, clientv3.WithLease(lease.ID))).
 			Else(clientv3.OpGet(key)).
 			Commit()
 		cancel()
 		if err != nil {
 			l.revoke(ctx)
-			return nil, translate(err)
+			if held != nil && ctx.Err() != nil {
+				return nil, held
+			}
+			return nil, g.translate(err)
 		}
 		if r.Succeeded {
 			l.revision = r.Header.Revision
 			break
 		}
-		held := &HeldError{Key: key}
+		held = &HeldError{Key: key}
 		if kvs := r.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-			held.Holder = string(kvs[0].Value)
+			words, id, _ := strings.Cut(string(kvs[0].Value), "\n")
+			held.Holder = words
+			if gone(id) {
+				// Only as it was seen: somebody else may have it by now.
+				if err := g.take(ctx, kvs[0]); err != nil {
+					l.revoke(ctx)
+					return nil, err
+				}
+				continue
+			}
+		}
+		if !waits {
+			l.revoke(ctx)
+			return nil, held
 		}
 		// The lease that waits must not run out while waiting.
 		if _, err := g.c.KeepAliveOnce(ctx, lease.ID); err != nil && ctx.Err() == nil {
-			return nil, translate(err)
+			return nil, g.translate(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -316,7 +486,7 @@ func (g *grpcClient) Lock(ctx context.Context, key, holder string, ttl time.Dura
 	if err != nil {
 		cancel()
 		l.revoke(ctx)
-		return nil, translate(err)
+		return nil, g.translate(err)
 	}
 	l.done.Go(func() {
 		for range alive {
@@ -324,6 +494,13 @@ func (g *grpcClient) Lock(ctx context.Context, key, holder string, ttl time.Dura
 		close(l.lost)
 	})
 	return l, nil
+}
+
+// take frees a lock whose holder is gone.
+func (g *grpcClient) take(ctx context.Context, kv *mvccpb.KeyValue) error {
+	key := string(kv.Key)
+	_, err := g.txn(ctx, clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision), clientv3.OpDelete(key))
+	return err
 }
 
 type leaseLock struct {

@@ -14,7 +14,6 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
-	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 	"github.com/pgha/terraform-provider-pgha/internal/roll"
@@ -37,7 +36,21 @@ func (m *Manager) lock(ctx context.Context, s Spec) (context.Context, func(), er
 	for _, n := range s.Names() {
 		hosts = append(hosts, m.Doer.host(s, n))
 	}
+	hosts = append(hosts, m.leaving(ctx, s)...)
 	return roll.LockHosts(ctx, m.Doer.Log, lockPath(s.Name), roll.Hold("etcd cluster "+s.Name, m.Runner), hosts)
+}
+
+// leaving are those hosts of leaving members that can be reached.
+func (m *Manager) leaving(ctx context.Context, s Spec) []host.Host {
+	var hosts []host.Host
+	for _, n := range sortedKeys(s.Leaving) {
+		h := m.Doer.Fleet.Host(s.Leaving[n].Target)
+		var p remote.Probe
+		if _, err := p.OS().Run(ctx, h); err == nil {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
 }
 
 // Apply brings the cluster to what the spec says and returns its uid. It is
@@ -53,7 +66,16 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := m.recognise(ctx, s, f); err != nil {
+		return "", err
+	}
+	m.Doer.votes(s, f)
+	m.space(ctx, s, &f)
+	m.tryAsk(ctx, s, &f)
 	uid = f.uid()
+	if uid == "" {
+		uid = s.UID
+	}
 	if uid == "" {
 		uid = NewUID()
 	}
@@ -61,14 +83,66 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := engine.Run(ctx, plan, m.Observe); err != nil || !f.formed() || f.Live != nil {
+		return uid, err
+	}
+	// Now that what was down has been started, the cluster answers, and members can
+	// join and leave.
+	if f, err = m.probeWithLists(ctx, s); err != nil {
+		return "", err
+	}
+	if err := m.recognise(ctx, s, f); err != nil {
+		return "", err
+	}
+	m.Doer.votes(s, f)
+	if err := m.ask(ctx, s, &f); err != nil {
+		return "", err
+	}
+	if plan, err = Plan(s, f, uid, m.Now(), m.Doer); err != nil {
+		return "", err
+	}
 	return uid, engine.Run(ctx, plan, m.Observe)
+}
+
+// ask adds to the facts what the cluster itself says, if it was ever complete.
+func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
+	if !f.formed() || len(f.Errors) > 0 {
+		return nil
+	}
+	live, err := m.Doer.live(ctx, s)
+	if err != nil {
+		return problem.In("", "ask the etcd cluster for its members", err)
+	}
+	c, err := m.Doer.client(ctx, s)
+	if err != nil {
+		return err
+	}
+	joining, err := c.List(ctx, joiningPrefix(s))
+	if err != nil {
+		return err
+	}
+	f.Live, f.Joining = live, map[string]bool{}
+	for _, kv := range joining {
+		f.Joining[strings.TrimPrefix(kv.Key, joiningPrefix(s))] = true
+	}
+	return nil
+}
+
+// tryAsk is ask where an answer is not needed: without one, nobody is added or
+// removed.
+func (m *Manager) tryAsk(ctx context.Context, s Spec, f *Facts) {
+	if err := m.ask(ctx, s, f); err != nil {
+		m.Doer.Log.WarnContext(ctx, "the etcd cluster does not say which members it has", "cluster", s.Name, "error", err)
+	}
 }
 
 // uid is that of the first marker there is.
 func (f Facts) uid() string {
-	for _, n := range sortedKeys(f.Hosts) {
-		if m := f.Hosts[n].Marker; m != nil {
-			return m.UID
+	for _, hosts := range []map[string]*HostFacts{f.Hosts, f.Leaving} {
+		for _, n := range sortedKeys(hosts) {
+			if m := hosts[n].Marker; m != nil {
+				return m.UID
+			}
 		}
 	}
 	return ""
@@ -98,7 +172,7 @@ func (m *Manager) probeWithLists(ctx context.Context, s Spec) (Facts, error) {
 	var lanes []engine.Plan
 	for _, n := range stale {
 		lanes = append(lanes, engine.Sequence(m.Doer.step(s, n, "etcd.lists", "renew the package lists", engine.Safe, func(ctx context.Context) error {
-			return remote.UpdateLists(ctx, m.Doer.host(s, n))
+			return remote.Apt{Host: m.Doer.host(s, n), Log: m.Doer.Log}.UpdateLists(ctx)
 		})))
 	}
 	if err := engine.Run(ctx, engine.Plan{}.ThenParallel(lanes...), m.Observe); err != nil {
@@ -106,6 +180,21 @@ func (m *Manager) probeWithLists(ctx context.Context, s Spec) (Facts, error) {
 	}
 	f = Probe(ctx, m.Doer.Fleet, s)
 	return f, f.Err()
+}
+
+// Preview is the plan that Apply would run now.
+func (m *Manager) Preview(ctx context.Context, s Spec, uid string) (engine.Plan, error) {
+	f := Probe(ctx, m.Doer.Fleet, s)
+	if err := f.Err(); err != nil {
+		return engine.Plan{}, err
+	}
+	if err := m.recognise(ctx, s, f); err != nil {
+		return engine.Plan{}, err
+	}
+	m.Doer.votes(s, f)
+	m.space(ctx, s, &f)
+	m.tryAsk(ctx, s, &f)
+	return Plan(s, f, uid, m.Now(), m.Doer)
 }
 
 // Observed is what Read found.
@@ -121,10 +210,16 @@ type Observed struct {
 	Unreachable map[string]error
 }
 
-// Observe looks at the cluster and changes nothing.
+// Observed looks at the cluster and changes nothing.
 func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 	f := Probe(ctx, m.Doer.Fleet, s)
+	if err := m.recognise(ctx, s, f); err != nil {
+		return Observed{}, err
+	}
 	o := Observed{UID: f.uid(), Versions: map[string]string{}, Unreachable: f.Errors}
+	if o.UID == "" {
+		o.UID = s.UID
+	}
 	o.Absent = len(f.Errors) == 0
 	for n, h := range f.Hosts {
 		o.Versions[n] = h.Facts.Package(serverPackage).Version
@@ -133,6 +228,9 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 	if o.Absent || len(f.Errors) > 0 {
 		return o, nil
 	}
+	m.Doer.votes(s, f)
+	m.space(ctx, s, &f)
+	m.tryAsk(ctx, s, &f)
 	// The versions there are count as wanted here: a difference in version
 	// is shown as such, not as a step that is refused.
 	wanted := s
@@ -150,6 +248,11 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 		return o, err
 	}
 	o.Drift = plan.Describe(engine.Safe)
+	if f.unmarked() && plan.Risk() == engine.Safe {
+		// Nobody has asked for a change yet: the marks and holds come with the
+		// first one.
+		o.Drift = nil
+	}
 	return o, nil
 }
 
@@ -176,8 +279,11 @@ func (m *Manager) Destroy(ctx context.Context, s Spec, purge bool) error {
 	if err := f.Err(); err != nil {
 		return &problem.Error{
 			Step: "look at the cluster's hosts", Cause: err, Left: "the whole cluster, on all hosts.",
-			Do: "bring the host back, or, if it is gone for good, remove it from members first.",
+			Do: "bring the host back. If it is gone for good: stop etcd on the other hosts, and remove this resource from the state (terraform state rm).",
 		}
+	}
+	if err := m.recognise(ctx, s, f); err != nil {
+		return err
 	}
 	if err := m.unused(ctx, s, f); err != nil {
 		return err
@@ -189,7 +295,7 @@ func (m *Manager) Destroy(ctx context.Context, s Spec, purge bool) error {
 func (m *Manager) unused(ctx context.Context, s Spec, f Facts) error {
 	running := 0
 	for _, h := range f.Hosts {
-		if h.Facts.Unit(Unit).Running() && h.Marker != nil && h.Marker.Cluster == s.Name && h.Marker.Bootstrapped {
+		if h.Facts.Unit(Unit).Running() && (h.Recognised || h.Marker != nil && h.Marker.Cluster == s.Name && h.Marker.Bootstrapped) {
 			running++
 		}
 	}
@@ -215,61 +321,6 @@ func (m *Manager) unused(ctx context.Context, s Spec, f Facts) error {
 		}
 	}
 	return nil
-}
-
-// DestroyPlan is the way to no cluster. It is pure.
-func DestroyPlan(s Spec, f Facts, purge bool, do *Doer) engine.Plan {
-	var lanes []engine.Plan
-	for _, n := range s.Names() {
-		h := f.Hosts[n]
-		if h.Absent(s) {
-			continue
-		}
-		step := func(id, title string, risk engine.Risk, run func(context.Context, host.Host) error) engine.Step {
-			return do.step(s, n, id, title, risk, func(ctx context.Context) error { return run(ctx, do.host(s, n)) })
-		}
-		var lane engine.Plan
-		if h.Facts.Unit(Unit).Active != "inactive" || h.Facts.Unit(Unit).Enabled == "enabled" {
-			lane = lane.Then(step("etcd.stop", "stop and disable "+Unit, engine.Destructive, func(ctx context.Context, h host.Host) error {
-				if err := remote.DisableUnit(ctx, h, Unit); err != nil {
-					return err
-				}
-				return remote.StopUnit(ctx, h, Unit, 2*time.Minute)
-			}))
-		}
-		lane = lane.Then(step("etcd.unhold", "let "+serverPackage+" and "+clientPackage+" be upgraded again", engine.Safe, func(ctx context.Context, h host.Host) error {
-			return remote.Unhold(ctx, h, serverPackage, clientPackage)
-		}))
-		if purge {
-			lane = lane.Then(
-				step("etcd.purge", "delete "+s.DataDir(), engine.Destructive, func(ctx context.Context, h host.Host) error {
-					return remote.PurgeTree(ctx, h, s.DataDir())
-				}),
-				step("etcd.purge.files", "delete the cluster's certificates, keys and settings", engine.Destructive, func(ctx context.Context, h host.Host) error {
-					for _, path := range []string{Authority(s.Name).Path(), Dir(s.Name)} {
-						if err := remote.PurgeTree(ctx, h, path); err != nil {
-							return err
-						}
-					}
-					if err := remote.RemoveFiles(ctx, h, dropInPath); err != nil {
-						return err
-					}
-					if err := remote.RemoveEmptyDirs(ctx, h, "/etc/systemd/system/etcd.service.d", "/etc/pgha/etcd", pki.Dir); err != nil {
-						return err
-					}
-					return remote.DaemonReload(ctx, h)
-				}),
-				step("etcd.unmark", "remove the mark that this host is a member", engine.Safe, func(ctx context.Context, h host.Host) error {
-					if err := remote.RemoveFiles(ctx, h, MarkerPath); err != nil {
-						return err
-					}
-					return remote.RemoveEmptyDirs(ctx, h, "/etc/pgha")
-				}),
-			)
-		}
-		lanes = append(lanes, lane)
-	}
-	return engine.Plan{}.ThenParallel(lanes...)
 }
 
 // RoundTrip measures the longest round trip between two members, by how much

@@ -19,6 +19,15 @@ type Marker struct {
 	// Bootstrapped is set once the whole cluster was healthy. From then on
 	// a member without data is a member that lost it, not a new one.
 	Bootstrapped bool `json:"bootstrapped"`
+	// RestartDue: the member's files are changed while it runs. It is restarted
+	// for that even if the run that changed them was killed before.
+	RestartDue bool `json:"restart_due,omitempty"`
+	// Purging: the data is being deleted, on purpose. Where that was cut off,
+	// only finishing it is possible.
+	Purging bool `json:"purging,omitempty"`
+	// Adopted are the settings with which a member ran that somebody else had
+	// made. What the cluster's spec does not speak of stays so.
+	Adopted settings `json:"adopted,omitempty"`
 }
 
 func (m Marker) file() remote.File {

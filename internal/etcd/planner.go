@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
@@ -34,8 +35,13 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 		return engine.Plan{}, err
 	}
 	p := planner{s: s, f: f, uid: uid, now: now, do: do}
-	p.credentials, err = p.findCredentials()
-	if err != nil {
+	if p.credentials, err = p.findCredentials(); err != nil {
+		return engine.Plan{}, err
+	}
+	if err := p.sort(); err != nil {
+		return engine.Plan{}, err
+	}
+	if err := p.checkQuota(); err != nil {
 		return engine.Plan{}, err
 	}
 	return p.plan()
@@ -46,26 +52,38 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 func ownership(s Spec, f Facts, uid string) (string, error) {
 	var errs []error
 	found := map[string][]string{}
+	for _, h := range f.Leaving {
+		if m := h.Marker; m != nil && m.Cluster == s.Name {
+			found[m.UID] = append(found[m.UID], h.Name)
+		}
+	}
 	for _, name := range s.Names() {
 		h := f.Hosts[name]
 		refuse := func(cause, do string) {
 			errs = append(errs, &problem.Error{Host: name, Step: "check whose etcd this is", Cause: errors.New(cause), Left: "everything on the host.", Do: do})
 		}
 		m, unit := h.Marker, h.Facts.Unit(Unit)
-		data, foreign := h.Facts.Path(s.DataDir()+"/member"), h.Facts.Path(DefaultDataDir)
+		data, foreign := h.Data, h.Facts.Path(DefaultDataDir)
 		switch {
 		case m != nil && m.Cluster != s.Name:
 			refuse(fmt.Sprintf("this host's etcd belongs to the cluster %q, as its member %q (%s says so)", m.Cluster, m.Member, MarkerPath),
-				fmt.Sprintf("choose another host, or manage that cluster: terraform import pgha_etcd_cluster.%s %s", identifier(m.Cluster), m.Cluster))
+				"choose another host, or change that cluster in the configuration that made it.")
 		case m != nil && m.Member != name:
 			refuse(fmt.Sprintf("this host is the member %q of the cluster, not %q", m.Member, name),
 				"give the member the name it has; a member cannot be renamed.")
+		case m != nil && m.Purging:
+			refuse("deleting this cluster was begun and cut off: part of its data is gone", "destroy it again (terraform destroy), which finishes that. Then it can be made anew.")
 		case m != nil:
 			found[m.UID] = append(found[m.UID], name)
-			if m.Bootstrapped && !data.Exists() {
-				refuse("this member has lost its data: "+s.DataDir()+" is empty, while the cluster was formed before",
-					"bring the data back, or replace the member: starting it empty under its old name would put the whole cluster's data at risk.")
+			if m.Bootstrapped && !data.Exists() && f.Live == nil {
+				refuse("this member has lost its data: "+h.DataDir+" is empty, while the cluster was formed before",
+					"bring the data back, or the other members, so that they can take this one in anew: starting it empty under its old name would put the whole cluster's data at risk.")
 			}
+		case h.Recognised:
+			found[s.UID] = append(found[s.UID], name)
+		case s.Adopted() && !unit.Running():
+			refuse("etcd does not run on this host, and "+MarkerPath+" does not say whose it is: it was imported, and nothing has been applied since",
+				"start it (systemctl start "+Unit+"), then plan again.")
 		case unit.Active == "active" || unit.Active == "activating":
 			refuse("an etcd that is not ours is running on this host"+defaultData(foreign),
 				"stop and disable it if nothing needs it (systemctl disable --now etcd), then apply again; its data is not touched.")
@@ -78,6 +96,18 @@ func ownership(s Spec, f Facts, uid string) (string, error) {
 					refuse(fmt.Sprintf("port %d is in use: %s", port, strings.Join(l, ", ")), "stop what uses it, or choose another port.")
 				}
 			}
+		}
+	}
+	for _, name := range s.Names() {
+		h := f.Hosts[name]
+		if h.Facts.Path(s.DataDir()+"/member").Exists() || len(errs) > 0 {
+			continue
+		}
+		if why := h.Facts.Disk(s.DataDir()).TooSmall(leastDisk); why != "" {
+			errs = append(errs, &problem.Error{
+				Host: name, Step: "check the host's disk", Cause: errors.New(why + ", where " + s.DataDir() + " is to be"),
+				Left: "everything on the host.", Do: "make room or mount a larger disk there, then apply again.",
+			})
 		}
 	}
 	if len(found) > 1 {
@@ -101,21 +131,15 @@ func ownership(s Spec, f Facts, uid string) (string, error) {
 	return uid, nil
 }
 
+// leastDisk is what a new member needs, in bytes: etcd reserves two files of its
+// log, of 64 MB each, before it writes anything.
+const leastDisk = 256 << 20
+
 func defaultData(p remote.Path) string {
 	if p.Exists() {
 		return " (Debian's package may have started it by itself: there is data in " + DefaultDataDir + ")"
 	}
 	return ""
-}
-
-// identifier makes a resource label of a name.
-func identifier(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '.' {
-			return '_'
-		}
-		return r
-	}, name)
 }
 
 type planner struct {
@@ -125,6 +149,11 @@ type planner struct {
 	now         time.Time
 	do          *Doer
 	credentials *Credentials
+
+	asked   bool            // the cluster itself has said which members it has
+	stay    []string        // members that are in the cluster and stay in it; all of a new cluster
+	changes []change        // of the membership, in order
+	stale   map[string]bool // members whose hosts have data of a membership that is over
 }
 
 // findCredentials returns those that are there. A cluster that was formed and
@@ -132,6 +161,11 @@ type planner struct {
 func (p *planner) findCredentials() (*Credentials, error) {
 	for _, n := range p.s.Names() {
 		if c := p.f.Hosts[n].Credentials; c != nil {
+			return c, nil
+		}
+	}
+	for _, h := range p.f.Leaving {
+		if c := h.Credentials; c != nil {
 			return c, nil
 		}
 	}
@@ -145,11 +179,15 @@ func (p *planner) findCredentials() (*Credentials, error) {
 	return nil, nil
 }
 
+func (p *planner) formed() bool { return p.f.formed() }
+
 // formed reports whether the cluster was complete at some time before.
-func (p *planner) formed() bool {
-	for _, h := range p.f.Hosts {
-		if h.Marker != nil && h.Marker.Bootstrapped {
-			return true
+func (f Facts) formed() bool {
+	for _, hosts := range []map[string]*HostFacts{f.Hosts, f.Leaving} {
+		for _, h := range hosts {
+			if h.Recognised || h.Marker != nil && h.Marker.Bootstrapped {
+				return true
+			}
 		}
 	}
 	return false
@@ -177,26 +215,28 @@ func (p *planner) plan() (engine.Plan, error) {
 	}
 	var start []engine.Plan
 	var restart []string
-	for _, n := range names {
+	for _, n := range p.stay {
 		if !p.f.Hosts[n].Facts.Unit(Unit).Running() {
 			start = append(start, engine.Sequence(p.do.start(p.s, n)))
 		} else if p.changed(n) {
 			restart = append(restart, n)
 		}
 	}
-	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenParallel(configure...).ThenParallel(start...)
+	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenPlan(p.keep()).ThenParallel(configure...).ThenParallel(start...)
 	if len(start) > 0 || !p.formed() {
-		plan = plan.Then(p.do.healthy(p.s))
+		plan = plan.Then(p.do.healthy(p.well(), p.f.Space.has(NoSpace)))
 	}
 	if p.s.Auth && !p.formed() {
 		plan = plan.Then(p.do.enableAuth(p.s))
 	}
+	plan = plan.ThenPlan(p.removeDead()).ThenPlan(p.makeSpace())
 	if len(restart) > 0 {
-		plan = plan.Then(p.do.rollingRestart(p.s, restart))
+		plan = plan.Then(p.do.rollingRestart(p.well(), restart, func(name string) Marker { return p.marker(name, p.formed()) }))
 	}
+	plan = plan.ThenPlan(p.endAlarms()).ThenPlan(p.membership()).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
-	for _, n := range names {
-		if m := p.f.Hosts[n].Marker; m == nil || !m.Bootstrapped {
+	for _, n := range p.stay {
+		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n)) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
@@ -219,7 +259,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			if !have.Held {
 				hold = append(hold, pkg)
 			}
-		case have.Installed && pkg == serverPackage && h.Marker != nil && h.Marker.Bootstrapped:
+		case have.Installed && pkg == serverPackage && (h.Recognised || h.Marker != nil && h.Marker.Bootstrapped):
 			return plan, &problem.Error{
 				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running etcd", pkg, have.Version, p.s.Version),
 				Left:  "the member, running as it was.",
@@ -228,7 +268,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 		default:
 			pin, err := remote.Resolve(pkg, p.s.Version, h.Facts.Available(pkg))
 			if err != nil {
-				return plan, err
+				return plan, problem.In(name, "look up package versions", err)
 			}
 			pins = append(pins, pin)
 			hold = append(hold, pkg)
@@ -253,23 +293,29 @@ func (p *planner) authority() engine.Plan {
 		return engine.Plan{}
 	}
 	holder := ""
+	var from host.Host
+	for _, n := range sortedKeys(p.s.Leaving) {
+		if h := p.f.Leaving[n]; h != nil && h.Authority != nil {
+			holder, from = n, p.do.Fleet.Host(p.s.Leaving[n].Target)
+		}
+	}
 	var missing []string
 	for _, n := range p.s.Names() {
 		switch {
 		case p.f.Hosts[n].Authority == nil:
 			missing = append(missing, n)
-		case holder == "":
-			holder = n
+		case from == nil:
+			holder, from = n, p.do.host(p.s, n)
 		}
 	}
 	var plan engine.Plan
-	if holder == "" {
-		holder, missing = missing[0], missing[1:]
+	if from == nil {
+		holder, from, missing = missing[0], p.do.host(p.s, missing[0]), missing[1:]
 		plan = plan.Then(p.do.createAuthority(p.s, holder))
 	}
 	var copies []engine.Plan
 	for _, n := range missing {
-		copies = append(copies, engine.Sequence(p.do.copyAuthority(p.s, holder, n)))
+		copies = append(copies, engine.Sequence(p.do.copyAuthority(p.s, holder, from, n)))
 	}
 	return plan.ThenParallel(copies...)
 }
@@ -279,6 +325,11 @@ func (p *planner) anyAuthority() []byte {
 	for _, n := range p.s.Names() {
 		if a := p.f.Hosts[n].Authority; a != nil {
 			return a
+		}
+	}
+	for _, h := range p.f.Leaving {
+		if h.Authority != nil {
+			return h.Authority
 		}
 	}
 	return nil
@@ -306,11 +357,22 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 			}
 		}
 	}
-	if !h.Facts.Path(p.s.DataDir()).Exists() {
+	if dir := h.Facts.Path(p.s.DataDir()); h.adopted() == nil && (!dir.Exists() || dir.Owner != account) {
 		plan = plan.Then(p.do.makeDataDir(p.s, name))
 	}
 	reload := h.Facts.Unit(Unit).NeedsReload
-	for _, file := range p.s.files(name, p.uid) {
+	if m := h.Marker; m != nil && !m.RestartDue && h.Facts.Unit(Unit).Running() && p.changed(name) {
+		due := p.marker(name, m.Bootstrapped)
+		due.RestartDue = true
+		plan = plan.Then(p.do.step(p.s, name, "etcd.mark.restart", "note that the member has to be restarted", engine.Safe, func(ctx context.Context) error {
+			return remote.WriteFile(ctx, p.do.host(p.s, name), due.file())
+		}))
+	}
+	files := p.files(name)
+	if !p.formed() && !h.Data.Exists() {
+		files = append(files, p.s.initialFile(name, p.uid, nil))
+	}
+	for _, file := range files {
 		if !file.Same(h.Facts.Path(file.Path)) {
 			plan = plan.Then(p.do.write(p.s, name, file))
 			reload = reload || file.Path == dropInPath
@@ -329,19 +391,44 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 // files as they should be.
 func (p *planner) changed(name string) bool {
 	h := p.f.Hosts[name]
-	for _, file := range p.s.files(name, p.uid) {
+	if h.Marker != nil && h.Marker.RestartDue {
+		return true
+	}
+	for _, file := range p.files(name) {
 		if !file.Same(h.Facts.Path(file.Path)) {
 			return true
 		}
 	}
-	return false
+	return h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
+}
+
+// files are a member's files. One that was adopted keeps those that it has until
+// something has to be changed.
+func (p *planner) files(name string) []remote.File {
+	h := p.f.Hosts[name]
+	found := h.adopted()
+	if found == nil {
+		return p.s.files(name)
+	}
+	if !h.Facts.Path(dropInPath).Exists() && (h.Running == nil || h.Running.same(p.s)) {
+		return nil
+	}
+	return []remote.File{
+		{Path: p.s.envPath(), Content: found.overlay(p.s), Group: account, Mode: "0640"},
+		{Path: dropInPath, Content: p.s.dropIn()},
+	}
+}
+
+func (p *planner) marker(name string, bootstrapped bool) Marker {
+	return Marker{
+		Cluster: p.s.Name, UID: p.uid, Member: name,
+		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
+		Adopted: p.f.Hosts[name].adopted(),
+	}
 }
 
 func (p *planner) mark(name string, bootstrapped bool) engine.Step {
-	m := Marker{
-		Cluster: p.s.Name, UID: p.uid, Member: name,
-		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped,
-	}
+	m := p.marker(name, bootstrapped)
 	title := "mark the host as a member of the etcd cluster " + p.s.Name
 	id := "etcd.mark"
 	if bootstrapped {

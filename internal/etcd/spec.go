@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -18,9 +19,17 @@ import (
 
 // Spec is an etcd cluster as it should be.
 type Spec struct {
-	Name    string
+	Name string
+	// UID tells the cluster from another one of the same name; empty while it is
+	// not known. That of a cluster that somebody else made is its own cluster id,
+	// see adoptedUID.
+	UID string
+
 	Version string // pin
 	Members map[string]Member
+	// Leaving are members that the configuration no longer has, or has on
+	// another host: how to reach them, to take them out of the cluster.
+	Leaving map[string]Member
 
 	ClientPort, PeerPort int
 
@@ -41,6 +50,13 @@ type Spec struct {
 
 	// SnapshotCount is --snapshot-count; zero is etcd's own default.
 	SnapshotCount int64
+
+	// DefragmentAbove is how much may be free inside a member's database, in
+	// bytes, until an apply defragments it; zero is any amount.
+	DefragmentAbove int64
+
+	// Snapshots are taken by a timer on the hosts; nil if they are not.
+	Snapshots *Snapshots
 }
 
 // Member is one member of the cluster.
@@ -55,6 +71,16 @@ type Member struct {
 // Names returns the members' names in order.
 func (s Spec) Names() []string { return slices.Sorted(maps.Keys(s.Members)) }
 
+// with is the spec with only some of the members, for what concerns no others.
+func (s Spec) with(names []string) Spec {
+	members := map[string]Member{}
+	for _, n := range names {
+		members[n] = s.Members[n]
+	}
+	s.Members = members
+	return s
+}
+
 // scheme is the scheme of all URLs.
 func (s Spec) scheme() string {
 	if s.TLS {
@@ -65,12 +91,17 @@ func (s Spec) scheme() string {
 
 // PeerURL is where the other members reach a member.
 func (s Spec) PeerURL(name string) string {
-	return s.scheme() + "://" + net.JoinHostPort(s.Members[name].Address, strconv.Itoa(s.PeerPort))
+	return s.url(s.Members[name].Address, s.PeerPort)
 }
 
 // ClientURL is where clients reach a member.
 func (s Spec) ClientURL(name string) string {
-	return s.scheme() + "://" + net.JoinHostPort(s.Members[name].Address, strconv.Itoa(s.ClientPort))
+	return s.url(s.Members[name].Address, s.ClientPort)
+}
+
+// url is a URL of the cluster's scheme.
+func (s Spec) url(address string, port int) string {
+	return s.scheme() + "://" + net.JoinHostPort(address, strconv.Itoa(port))
 }
 
 // Quorum is how many members must agree.
@@ -84,11 +115,22 @@ func Dir(cluster string) string { return "/etc/pgha/etcd/" + cluster }
 
 // Paths of our files on a member's host.
 func (s Spec) envPath() string         { return Dir(s.Name) + "/etcd.env" }
+func (s Spec) initialPath() string     { return Dir(s.Name) + "/initial.env" }
 func (s Spec) authorityPath() string   { return Dir(s.Name) + "/ca.crt" }
 func (s Spec) credentialsPath() string { return credentialsPath(s.Name) }
 func credentialsPath(cluster string) string {
 	return Dir(cluster) + "/credentials.json"
 }
+
+// adoptedPrefix begins the uid of a cluster that somebody else made.
+const adoptedPrefix = "cluster-"
+
+// adoptedUID is the uid of a cluster that somebody else made: etcd's own id.
+func adoptedUID(id uint64) string { return fmt.Sprintf("%s%x", adoptedPrefix, id) }
+
+// Adopted reports whether somebody else made the cluster. Its members keep their
+// data directories, ports and whatever else they were started with.
+func (s Spec) Adopted() bool { return strings.HasPrefix(s.UID, adoptedPrefix) }
 
 // DataDir is --data-dir. It is not the one of Debian's unit, so that a cluster
 // that the package started by itself is never mistaken for ours.
@@ -113,7 +155,7 @@ const (
 // only it on the peer port: any other certificate of the same authority, a
 // Patroni node's for example, could otherwise speak Raft and go around all
 // access control.
-func peerSubject(cluster string) string { return "etcd-peer." + cluster }
+func peerSubject(cluster string) string { return pki.Subject("etcd-peer." + cluster) }
 
 // leaves are the certificates that a member's host needs.
 func (s Spec) leaves(name string) []pki.Leaf {

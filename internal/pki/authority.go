@@ -8,6 +8,7 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
@@ -56,10 +58,10 @@ func (a Authority) Create(ctx context.Context, h host.Host) ([]byte, error) {
 		return nil, fmt.Errorf("%q is not a name for a certificate authority", a.Name)
 	}
 	res, err := h.Run(ctx, host.Cmd{
-		Name: "ca.create", Script: script("ca_create"), Args: []string{a.Path(), a.Name, strconv.Itoa(AuthorityDays)},
+		Name: "ca.create", Script: script("ca_create"), Args: []string{a.Path(), Subject(a.Name), strconv.Itoa(AuthorityDays), now()},
 	})
 	if err != nil {
-		return nil, err
+		return nil, wrongClock(h, err)
 	}
 	if _, err := Parse(res.Stdout); err != nil {
 		return nil, fmt.Errorf("certificate of the authority %s on host %s: %w", a.Name, h.Name(), err)
@@ -86,6 +88,26 @@ func (a Authority) CopyTo(ctx context.Context, holder, h host.Host, certificate 
 		Stdin: bytes.Join([][]byte{certificate, message.Stdout}, []byte("\n")), Sensitive: true,
 	})
 	return err
+}
+
+// now is the time for scripts, which compare their host's with it.
+func now() string { return strconv.FormatInt(time.Now().Unix(), 10) }
+
+// clockStatus is what scripts end with that found their host's clock wrong, before
+// they made anything.
+const clockStatus = 9
+
+// wrongClock names the host whose clock is wrong, which need not be the one that the
+// certificate is for.
+func wrongClock(h host.Host, err error) error {
+	var e *host.Error
+	if host.ExitCode(err) != clockStatus || !errors.As(err, &e) {
+		return err
+	}
+	return &problem.Error{
+		Host: h.Name(), Cause: fmt.Errorf("no certificate can be made: %s", e.Stderr), Left: "all certificates, as they were.",
+		Do: "set the host's clock right, or that of the machine that runs Terraform, and have it kept so (time_sync = \"chrony\" in pgha_host), then run the same again: it goes on from here.",
+	}
 }
 
 // Leaf is a certificate that a host needs.
@@ -124,17 +146,17 @@ func (a Authority) Issue(ctx context.Context, holder, h host.Host, l Leaf) error
 		return err
 	}
 	request, err := h.Run(ctx, host.Cmd{
-		Name: "leaf.request", Script: script("leaf_request"), Args: []string{l.Key, l.Owner, l.Group, keyMode},
+		Name: "leaf.request", Script: script("leaf_request"), Args: []string{l.Key, l.Owner, l.Group, keyMode, now()},
 	})
 	if err != nil {
-		return err
+		return wrongClock(h, err)
 	}
 	signed, err := holder.Run(ctx, host.Cmd{
 		Name: "ca.sign", Script: script("ca_sign"), Stdin: request.Stdout,
-		Args: []string{a.Path(), subject, strconv.Itoa(LeafDays), l.usages(), names},
+		Args: []string{a.Path(), subject, strconv.Itoa(LeafDays), l.usages(), names, now()},
 	})
 	if err != nil {
-		return err
+		return wrongClock(holder, err)
 	}
 	if _, err := Parse(signed.Stdout); err != nil {
 		return fmt.Errorf("certificate signed by host %s: %w", holder.Name(), err)
@@ -152,7 +174,18 @@ func (l Leaf) subject() (string, error) {
 	if !plainName.MatchString(name) {
 		return "", fmt.Errorf("%q is not a subject for a certificate", name)
 	}
-	return field + name, nil
+	return field + Subject(name), nil
+}
+
+// Subject is a name as it can be in a certificate's subject, which has room for 64
+// letters: of a longer one the end becomes a digest, so that two stay different.
+func Subject(name string) string {
+	const room = 64
+	if len(name) <= room {
+		return name
+	}
+	digest := fmt.Sprintf(".%x", sha256.Sum256([]byte(name)))[:17]
+	return name[:room-len(digest)] + digest
 }
 
 func (l Leaf) usages() string {

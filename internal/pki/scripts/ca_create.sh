@@ -1,10 +1,11 @@
-# ca.create DIR NAME DAYS: makes a certificate authority unless it is there,
+# ca.create DIR NAME DAYS NOW: makes a certificate authority unless it is there,
 # and prints its certificate. The folder appears whole or not at all.
 if [ ! -s "$1/ca.crt" ] || [ ! -s "$1/ca.key" ]; then
 	if [ -e "$1/ca.crt" ] || [ -e "$1/ca.key" ]; then
 		echo "$1 holds only half of a certificate authority; move it away by hand" >&2
 		exit 1
 	fi
+	clock "$4"
 	config serverAuth ''
 	new="$1.new"
 	rm -rf -- "$new"

@@ -1,6 +1,7 @@
-# ca.sign DIR SUBJECT DAYS USAGES NAMES: signs the request on standard input
+# ca.sign DIR SUBJECT DAYS USAGES NAMES NOW: signs the request on standard input
 # and prints the certificate. Subject, usages and names are the caller's; the
 # request contributes its key only.
+clock "$6"
 config "$4" "${5:+subjectAltName = $5}"
 cat >"$tmp/in.csr"
 openssl req -noout -verify -in "$tmp/in.csr" >"$tmp/log" 2>&1 || {

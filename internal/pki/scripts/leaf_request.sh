@@ -1,5 +1,6 @@
-# leaf.request KEY OWNER GROUP MODE: makes a private key unless it is there,
+# leaf.request KEY OWNER GROUP MODE NOW: makes a private key unless it is there,
 # and prints a signing request. The key stays on this host.
+clock "$5"
 if [ ! -s "$1" ]; then
 	(umask 022 && mkdir -p -- "$(dirname -- "$1")")
 	openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$tmp/key"

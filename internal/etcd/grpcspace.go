@@ -1,0 +1,59 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func (g *grpcClient) Alarms(ctx context.Context) ([]Alarm, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	r, err := g.c.AlarmList(ctx)
+	if err != nil {
+		return nil, g.translate(err)
+	}
+	var list []Alarm
+	for _, a := range r.Alarms {
+		if a.Alarm != etcdserverpb.AlarmType_NONE {
+			list = append(list, Alarm{Member: a.MemberID, Kind: a.Alarm.String()})
+		}
+	}
+	return list, nil
+}
+
+func (g *grpcClient) Disarm(ctx context.Context, a Alarm) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := g.c.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: a.Member, Alarm: etcdserverpb.AlarmType(etcdserverpb.AlarmType_value[a.Kind])})
+	return g.translate(err)
+}
+
+// longRequest bounds what goes through a member's whole database, of 8 GiB at
+// most.
+const longRequest = 10 * time.Minute
+
+func (g *grpcClient) Compact(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, longRequest)
+	defer cancel()
+	r, err := g.c.Get(ctx, "/pgha/", clientv3.WithCountOnly()) // for the revision
+	if err != nil {
+		return g.translate(err)
+	}
+	_, err = g.c.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical())
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return nil // somebody else has just done it
+	}
+	return g.translate(err)
+}
+
+func (g *grpcClient) Defragment(ctx context.Context, endpoint string) error {
+	ctx, cancel := context.WithTimeout(ctx, longRequest)
+	defer cancel()
+	_, err := g.c.Defragment(ctx, endpoint)
+	return g.translate(err)
+}
