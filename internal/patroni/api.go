@@ -25,6 +25,7 @@ type API struct {
 	port     int
 	user     string
 	password string
+	other    string
 	client   *http.Client
 }
 
@@ -34,13 +35,19 @@ type APIConfig struct {
 	// Authority is the certificate in PEM that the node's must come from.
 	// Empty means that the API is plain HTTP.
 	Authority []byte
+	// Certificate is the very one that the node must show; it counts instead of
+	// Authority.
+	Certificate *x509.Certificate
 	// User and Password are for requests that change something.
 	User, Password string
+	// Other is tried when Password is refused: while passwords are being
+	// changed, some nodes have the new one and some still the old one.
+	Other string
 }
 
 // NewAPI returns the API of the node on a host. Nothing is connected yet.
 func NewAPI(h host.Host, cfg APIConfig) (*API, error) {
-	a := &API{host: h, port: cfg.Port, user: cfg.User, password: cfg.Password}
+	a := &API{host: h, port: cfg.Port, user: cfg.User, password: cfg.Password, other: cfg.Other}
 	transport := &http.Transport{
 		// Patroni speaks HTTP/1.0 and closes after each answer.
 		DisableKeepAlives: true,
@@ -54,6 +61,19 @@ func NewAPI(h host.Host, cfg APIConfig) (*API, error) {
 			return nil, fmt.Errorf("host %s: the cluster's authority has no certificate that can be read", h.Name())
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	}
+	if want := cfg.Certificate; want != nil {
+		transport.TLSClientConfig = &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			// Names and authorities say nothing here: it is this one certificate.
+			InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it
+			VerifyConnection: func(s tls.ConnectionState) error {
+				if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(want) {
+					return errors.New("the certificate is not the one that restapi.certfile names")
+				}
+				return nil
+			},
+		}
 	}
 	a.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return a, nil
@@ -81,14 +101,29 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("Patroni on host %s answered %s %s with %d: %s", e.Host, e.Method, e.Path, e.Code, e.Text)
 }
 
-func (a *API) do(ctx context.Context, timeout time.Duration, method, path string, body, answer any) (int, error) {
+func (a *API) do(ctx context.Context, timeout time.Duration, method, path string, body, answer any) error {
+	err := a.send(ctx, timeout, method, path, a.password, body, answer)
+	if a.other != "" && unauthorized(err) {
+		// It was refused before anything was done.
+		return a.send(ctx, timeout, method, path, a.other, body, answer)
+	}
+	return err
+}
+
+// unauthorized reports whether an answer says that the password is wrong.
+func unauthorized(err error) bool {
+	var e *StatusError
+	return errors.As(err, &e) && e.Code == http.StatusUnauthorized
+}
+
+func (a *API) send(ctx context.Context, timeout time.Duration, method, path, password string, body, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var payload io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		payload = bytes.NewReader(b)
 	}
@@ -98,45 +133,45 @@ func (a *API) do(ctx context.Context, timeout time.Duration, method, path string
 	}
 	req, err := http.NewRequestWithContext(ctx, method, scheme+"://localhost:"+strconv.Itoa(a.port)+path, payload)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	safe := method == http.MethodGet
 	if !safe {
-		req.SetBasicAuth(a.user, a.password)
+		req.SetBasicAuth(a.user, password)
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := a.client.Do(req)
 	if err != nil {
 		var e *host.Error
 		if errors.As(err, &e) {
-			return 0, e // the connection was not even made
+			return e // the connection was not even made
 		}
 		if safe || isTLS(err) {
-			return 0, fmt.Errorf("Patroni on host %s does not answer %s %s: %w", a.host.Name(), method, path, err)
+			return fmt.Errorf("Patroni on host %s does not answer %s %s: %w", a.host.Name(), method, path, err)
 		}
-		return 0, fmt.Errorf("Patroni on host %s, %s %s: %w (%w)", a.host.Name(), method, path, ErrUnknown, err)
+		return fmt.Errorf("Patroni on host %s, %s %s: %w (%w)", a.host.Name(), method, path, ErrUnknown, err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, 8<<20))
 	if err != nil {
 		if safe {
-			return res.StatusCode, fmt.Errorf("Patroni on host %s, %s %s: %w", a.host.Name(), method, path, err)
+			return fmt.Errorf("Patroni on host %s, %s %s: %w", a.host.Name(), method, path, err)
 		}
-		return res.StatusCode, fmt.Errorf("Patroni on host %s, %s %s: %w (%w)", a.host.Name(), method, path, ErrUnknown, err)
+		return fmt.Errorf("Patroni on host %s, %s %s: %w (%w)", a.host.Name(), method, path, ErrUnknown, err)
 	}
 	if res.StatusCode == http.StatusConflict {
-		return res.StatusCode, fmt.Errorf("Patroni on host %s, %s %s: %w", a.host.Name(), method, path, ErrConflict)
+		return fmt.Errorf("Patroni on host %s, %s %s: %w", a.host.Name(), method, path, ErrConflict)
 	}
 	if answer != nil && (res.StatusCode == http.StatusOK || res.StatusCode == http.StatusServiceUnavailable && safe) {
 		if err := json.Unmarshal(text, answer); err != nil {
-			return res.StatusCode, fmt.Errorf("Patroni on host %s, %s %s: the answer is not what was expected: %w", a.host.Name(), method, path, err)
+			return fmt.Errorf("Patroni on host %s, %s %s: the answer is not what was expected: %w", a.host.Name(), method, path, err)
 		}
-		return res.StatusCode, nil
+		return nil
 	}
 	if res.StatusCode >= 300 {
-		return res.StatusCode, &StatusError{Host: a.host.Name(), Method: method, Path: path, Code: res.StatusCode, Text: plain(text)}
+		return &StatusError{Host: a.host.Name(), Method: method, Path: path, Code: res.StatusCode, Text: plain(text)}
 	}
-	return res.StatusCode, nil
+	return nil
 }
 
 func isTLS(err error) bool {
@@ -176,6 +211,7 @@ type NodeStatus struct {
 	SystemID         string         `json:"database_system_identifier"`
 	ClusterUnlocked  bool           `json:"cluster_unlocked"`
 	Tags             map[string]any `json:"tags"`
+	WatchdogFailed   bool           `json:"watchdog_failed"`
 	PostmasterStart  string         `json:"postmaster_start_time"`
 	DCSLastSeen      int64          `json:"dcs_last_seen"`
 	XLog             struct {
@@ -199,7 +235,7 @@ func (s NodeStatus) Primary() bool {
 // Status asks for GET /patroni.
 func (a *API) Status(ctx context.Context) (NodeStatus, error) {
 	var s NodeStatus
-	_, err := a.do(ctx, quick, http.MethodGet, "/patroni", nil, &s)
+	err := a.do(ctx, quick, http.MethodGet, "/patroni", nil, &s)
 	return s, err
 }
 
@@ -260,14 +296,14 @@ func (v ClusterView) Member(name string) (ClusterMember, bool) {
 // Cluster asks for GET /cluster.
 func (a *API) Cluster(ctx context.Context) (ClusterView, error) {
 	var v ClusterView
-	_, err := a.do(ctx, quick, http.MethodGet, "/cluster", nil, &v)
+	err := a.do(ctx, quick, http.MethodGet, "/cluster", nil, &v)
 	return v, err
 }
 
 // Config asks for GET /config.
 func (a *API) Config(ctx context.Context) (Document, error) {
 	var raw json.RawMessage
-	if _, err := a.do(ctx, quick, http.MethodGet, "/config", nil, &raw); err != nil {
+	if err := a.do(ctx, quick, http.MethodGet, "/config", nil, &raw); err != nil {
 		return nil, err
 	}
 	return ParseDocument(raw)
@@ -276,13 +312,13 @@ func (a *API) Config(ctx context.Context) (Document, error) {
 // PatchConfig sends one PATCH /config. ErrConflict and ErrUnknown mean: read
 // it again and decide anew.
 func (a *API) PatchConfig(ctx context.Context, patch Document) error {
-	_, err := a.do(ctx, quick, http.MethodPatch, "/config", patch, nil)
+	err := a.do(ctx, quick, http.MethodPatch, "/config", patch, nil)
 	return err
 }
 
 // Reload makes the node read its file again; it answers before it has.
 func (a *API) Reload(ctx context.Context) error {
-	_, err := a.do(ctx, quick, http.MethodPost, "/reload", map[string]any{}, nil)
+	err := a.do(ctx, quick, http.MethodPost, "/reload", map[string]any{}, nil)
 	return err
 }
 
@@ -291,6 +327,6 @@ func (a *API) Reload(ctx context.Context) error {
 // cluster afterwards, whatever the answer. It is never sent twice.
 func (a *API) Switchover(ctx context.Context, leader, candidate string, loopWait time.Duration) error {
 	body := map[string]any{"leader": leader, "candidate": candidate}
-	_, err := a.do(ctx, 2*max(10*time.Second, loopWait)+15*time.Second, http.MethodPost, "/switchover", body, nil)
+	err := a.do(ctx, 2*max(10*time.Second, loopWait)+15*time.Second, http.MethodPost, "/switchover", body, nil)
 	return err
 }

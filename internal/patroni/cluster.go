@@ -1,6 +1,7 @@
 package patroni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,21 +17,27 @@ import (
 // Cluster is what all nodes of a Patroni cluster share and have to know. It
 // holds no secrets: it is passed along between resources.
 type Cluster struct {
-	Scope     string
-	Namespace string // "/service/"
+	Scope     string `json:"-"`
+	Namespace string `json:"-"` // "/service/"
 
 	// UID tells this cluster from another one of the same scope. It is made
 	// when the cluster is first created and kept in etcd: a node that does
 	// not find it there never initialises a database.
-	UID string
+	UID string `json:"-"`
 
-	Etcd etcd.Access
+	Etcd etcd.Access `json:"-"`
 
-	PostgresPort int
-	APIPort      int
-	Users        Users
-	APIAllowlist []string // besides the members and the node itself
-	Initdb       Initdb
+	PostgresPort int      `json:"postgresql_port"`
+	APIPort      int      `json:"rest_api_port"`
+	Users        Users    `json:"users"`
+	APIAllowlist []string `json:"rest_api_allowlist"` // besides the members and the node itself
+	Initdb       Initdb   `json:"initdb"`
+	// TTL and LoopWait are Patroni's, in seconds, zero if they are not known. A
+	// node's watchdog has to fit them.
+	TTL      int64 `json:"-"`
+	LoopWait int64 `json:"-"`
+	// TakeOver: the database is not made, but is there already.
+	TakeOver TakeOver `json:"take_over,omitzero"`
 }
 
 // Users are the names of the accounts that Patroni works with.
@@ -67,7 +74,9 @@ func (c Cluster) configKey() string            { return c.Prefix() + "config" }
 func (c Cluster) membersPrefix() string        { return c.Prefix() + "members/" }
 func (c Cluster) memberKey(name string) string { return c.membersPrefix() + name }
 func (c Cluster) nodeKey(name string) string   { return c.own("nodes/") + name }
+func (c Cluster) announcePrefix() string       { return c.own("announced/") }
 func (c Cluster) recordKey() string            { return c.own("record") }
+func (c Cluster) systemIDKey() string          { return c.own("system_id") }
 func (c Cluster) secretsKey() string           { return c.own("secrets") }
 func (c Cluster) authorityKey() string         { return c.own("authority") }
 func (c Cluster) bootstrapKey() string         { return c.own("bootstrap") }
@@ -88,6 +97,12 @@ type Record struct {
 	DeletionProtection bool   `json:"deletion_protection"`
 	// Released: the resource was destroyed and the data kept.
 	Released bool `json:"released,omitempty"`
+	// Owned are the paths of the dynamic configuration that are managed;
+	// everything else in it was made by somebody else.
+	Owned []string `json:"owned,omitempty"`
+	// Cluster is what its nodes have to know, for whoever takes it up without
+	// having made it. Scope, namespace and etcd are not in it.
+	Cluster *Cluster `json:"cluster,omitempty"`
 }
 
 // Secrets are the cluster's passwords. They live in etcd, under a prefix that
@@ -98,6 +113,39 @@ type Secrets struct {
 	Rewind      string `json:"rewind"`
 	API         string `json:"restapi"`
 	Etcd        string `json:"etcd"` // of the cluster's etcd user
+	// EtcdUser is the name of that user, empty for the one that a cluster begins
+	// with: a new password comes with a new user, so that no node ever holds a
+	// login that etcd rejects.
+	EtcdUser string `json:"etcd_user,omitempty"`
+	// Origin says where each of them is from.
+	Origin Origin `json:"origin"`
+}
+
+// Origin says of each account which password it has: "made:2" is one that was
+// made for that number of the attribute rotation, "brought:3" one that the user
+// brought with that password_wo_version. Another origin than the one noted asks
+// for another password.
+type Origin struct {
+	Superuser   string `json:"superuser,omitempty"`
+	Replication string `json:"replication,omitempty"`
+	Rewind      string `json:"rewind,omitempty"`
+	API         string `json:"restapi,omitempty"`
+	Etcd        string `json:"etcd,omitempty"`
+}
+
+// Made is the origin of a password that was made for a rotation.
+func Made(rotation int64) string { return fmt.Sprintf("made:%d", rotation) }
+
+// Brought is the origin of a password that was brought with a version.
+func Brought(version int64) string { return fmt.Sprintf("brought:%d", version) }
+
+// or fills in what an origin leaves open, and what is still open then: passwords
+// that were made with the cluster.
+func (o Origin) or(other Origin) Origin {
+	return Origin{
+		Superuser: cmp.Or(o.Superuser, other.Superuser, Made(0)), Replication: cmp.Or(o.Replication, other.Replication, Made(0)),
+		Rewind: cmp.Or(o.Rewind, other.Rewind, Made(0)), API: cmp.Or(o.API, other.API, Made(0)), Etcd: cmp.Or(o.Etcd, other.Etcd, Made(0)),
+	}
 }
 
 // NewSecrets makes passwords.
@@ -106,6 +154,24 @@ func NewSecrets() Secrets {
 		Superuser: etcd.NewPassword(), Replication: etcd.NewPassword(), Rewind: etcd.NewPassword(),
 		API: etcd.NewPassword(), Etcd: etcd.NewPassword(),
 	}
+}
+
+// storedSecrets is how they are kept: while they are being changed, those that
+// come next beside those that are in force, in one value that changes at once.
+type storedSecrets struct {
+	Secrets
+	Next *Secrets `json:"next,omitempty"`
+}
+
+// etcdUser is the name of the cluster's user in etcd.
+func (s Secrets) etcdUser(c Cluster) string { return cmp.Or(s.EtcdUser, c.etcdUser()) }
+
+// otherEtcdUser is the name of the user that comes after that.
+func (s Secrets) otherEtcdUser(c Cluster) string {
+	if s.EtcdUser != "" {
+		return ""
+	}
+	return c.etcdUser() + "@2"
 }
 
 // all lists the secrets, for redaction.
@@ -127,10 +193,18 @@ type NodeRecord struct {
 
 // Known is what etcd knows about a cluster: our notes and Patroni's keys.
 type Known struct {
-	Record    *Record
-	Secrets   *Secrets
+	Record  *Record
+	Secrets *Secrets
+	// Next are the secrets that a change which is not finished gives the
+	// cluster; each of them may be in force already, or not yet.
+	Next      *Secrets
 	Authority []byte
 	Nodes     map[string]NodeRecord
+	// Announced are the nodes that are being made now.
+	Announced []NodeRecord
+	// SystemID is our own note of the system identifier, empty until there is a
+	// database. It outlives Patroni's key.
+	SystemID string
 
 	// Initialize is the system identifier; Initialized is false if the key
 	// is not there, true with an empty Initialize while a node is at it.
@@ -146,6 +220,18 @@ type Known struct {
 	Status MemberStatus
 	// History is Patroni's /history: an entry for each timeline that ended.
 	History [][]json.RawMessage
+}
+
+// Timing is what the nodes go by, in seconds: ttl and loop_wait.
+func (k Known) Timing() (ttl, loopWait int64) {
+	ttl, loopWait = 30, 10
+	if v, ok := Int(k.Config["ttl"]); ok {
+		ttl = v
+	}
+	if v, ok := Int(k.Config["loop_wait"]); ok {
+		loopWait = v
+	}
+	return ttl, loopWait
 }
 
 // Member is a member's own key.
@@ -186,8 +272,16 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.Record = new(Record)
 			read(e, k.Record)
 		case e.Key == c.secretsKey():
-			k.Secrets = new(Secrets)
-			read(e, k.Secrets)
+			var stored storedSecrets
+			read(e, &stored)
+			k.Secrets, k.Next = &stored.Secrets, stored.Next
+		case strings.HasPrefix(e.Key, c.announcePrefix()):
+			var n NodeRecord
+			e.Value, _, _ = strings.Cut(e.Value, "\n") // what follows is about the lock
+			read(e, &n)
+			k.Announced = append(k.Announced, n)
+		case e.Key == c.systemIDKey():
+			k.SystemID = e.Value
 		case e.Key == c.authorityKey():
 			k.Authority = []byte(e.Value)
 		case isNode:
@@ -227,6 +321,9 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 
 // Require says what is missing for a node to be part of the cluster.
 func (c Cluster) Require(k Known) error {
+	if c.Adopted() {
+		return c.present(k)
+	}
 	switch {
 	case k.Record == nil || k.Secrets == nil || len(k.Authority) == 0:
 		return &problem.Error{
@@ -249,9 +346,14 @@ func (c Cluster) Require(k Known) error {
 
 // putJSON writes a value as JSON.
 func putJSON(ctx context.Context, kv etcd.Client, key string, v any) error {
-	b, err := json.Marshal(v)
+	text, err := jsonText(v)
 	if err != nil {
 		return err
 	}
-	return kv.Put(ctx, key, string(b))
+	return kv.Put(ctx, key, text)
+}
+
+func jsonText(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
 }

@@ -12,11 +12,8 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
-	"github.com/pgha/terraform-provider-pgha/internal/pki"
-	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
-	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
 
 // ClusterSpec is what a cluster's nodes share, as it should be.
@@ -27,8 +24,10 @@ type ClusterSpec struct {
 	Wanted             Settings
 	Owned              []string
 	DeletionProtection bool
-	// Bring are passwords that the user brings; empty ones are made.
-	Bring Secrets
+	// Bring are passwords that the user brings; empty ones are made. Origin
+	// says which passwords are wanted; what it leaves open stays as it is.
+	Bring  Secrets
+	Origin Origin
 }
 
 // Applied is what an apply of a cluster came to.
@@ -41,6 +40,9 @@ type Applied struct {
 	// Unverified are the members that could not be asked whether they took
 	// the configuration over.
 	Unverified map[string]error
+	// Late are the nodes that were down while passwords were changed, and have
+	// the old ones until they are applied again.
+	Late map[string]error
 }
 
 // ApplyCluster makes the cluster known to etcd (its authority, secrets, etcd
@@ -57,6 +59,16 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 		return Applied{}, err
 	}
 	defer leave()
+	nodes := do.Known.Nodes
+	rotates := s.rotates(do.Known)
+	if rotates {
+		locked, unlockNodes, err := m.lockNodes(ctx, c, do.Known)
+		if err != nil {
+			return Applied{}, err
+		}
+		defer unlockNodes()
+		ctx = locked
+	}
 	ctx, unlock, err := m.lockCluster(ctx, do, c, "changing the cluster "+c.Scope)
 	if err != nil {
 		return Applied{}, err
@@ -65,31 +77,96 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if do.Known, err = c.Load(ctx, do.KV); err != nil {
 		return Applied{}, err
 	}
-	if do.Known.Record == nil && do.Known.Initialized {
+	do.Known.complete(c)
+	if c.Adopted() {
+		if err := c.present(do.Known); err != nil {
+			return Applied{}, err
+		}
+	}
+	if s.rotates(do.Known) && (!rotates || !maps.Equal(nodes, do.Known.Nodes)) {
+		return Applied{}, &problem.Error{
+			Step: "lock out other applies", Cause: errors.New("another apply has changed the cluster's nodes or passwords just now"), Left: "everything.", Do: "apply again.",
+		}
+	}
+	if do.Known.Record == nil && do.Known.Initialized && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step:  "look the cluster up in etcd",
 			Cause: fmt.Errorf("etcd %s has a Patroni cluster %q already (%s), and it was not made by this provider", c.Etcd.Name, c.Scope, c.Prefix()),
-			Left:  "that cluster.", Do: "choose another scope. If etcd was restored or lost, do not create anything: its databases are still there.",
+			Left:  "that cluster.",
+			Do: "import it, if it is the one that is meant (terraform import ADDRESS_OF_THIS_RESOURCE '" + c.importID() + "'), or choose another scope. " +
+				"If etcd was restored or lost, do not create anything: its databases are still there.",
 		}
 	}
-	p := clusterPlanner{s: s, do: do}
-	var applied Applied
-	if err := engine.Run(ctx, p.plan(), m.Observe); err != nil {
-		return applied, err
+	if do.Known.Record == nil {
+		if err := do.alone(ctx, c); err != nil {
+			return Applied{}, err
+		}
 	}
-	fresh, err := c.Load(ctx, do.KV)
-	if err != nil {
-		return applied, err
+	if err := do.putBack(ctx, c); err != nil {
+		return Applied{}, err
 	}
-	do.Known = fresh
+	if account := s.missing(do.Known.Secrets); account != "" && !c.Adopted() {
+		return Applied{}, &problem.Error{
+			Step: "take the passwords that are brought", Cause: fmt.Errorf("credentials.%s has a password_wo_version and no password_wo", account),
+			Left: "all passwords, as they were.", Do: "give it a password, or remove password_wo_version to have one made.",
+		}
+	}
+	applied := Applied{Late: map[string]error{}}
+	// A change that was cut off is finished first. If another one is wanted
+	// since, it comes after that.
+	for range 3 {
+		p := clusterPlanner{s: s, do: do}
+		if s.rotates(do.Known) {
+			if p.rotation, err = m.prepareRotation(ctx, s, do); err != nil {
+				return applied, err
+			}
+			m.learn(p.rotation.next)
+			maps.Copy(applied.Late, p.rotation.late)
+		}
+		if err := engine.Run(ctx, p.plan(), m.Observe); err != nil {
+			return applied, err
+		}
+		if do.Known, err = c.Load(ctx, do.KV); err != nil {
+			return applied, err
+		}
+		do.Known.complete(c)
+		if !s.rotates(do.Known) {
+			break
+		}
+	}
+	fresh := do.Known
 	applied.UID, applied.Authority = fresh.Record.UID, fresh.Authority
 	applied.Pending, applied.Unverified, err = do.verify(ctx, c, s.Wanted)
 	return applied, err
 }
 
+// alone refuses a second cluster of the same scope in another namespace of one
+// etcd: the cluster's user in etcd and its authority have the scope's name, and
+// one would take the other's, and delete it in the end.
+func (d *Doer) alone(ctx context.Context, c Cluster) error {
+	keys, err := d.KV.List(ctx, "/pgha/patroni/")
+	if err != nil {
+		return err
+	}
+	for _, kv := range keys {
+		if kv.Key == c.recordKey() || !strings.HasSuffix(kv.Key, "/"+c.Scope+"/record") {
+			continue
+		}
+		other := strings.TrimSuffix(strings.TrimPrefix(kv.Key, "/pgha/patroni"), "record")
+		return &problem.Error{
+			Step:  "look the cluster up in etcd",
+			Cause: fmt.Errorf("etcd %s has a cluster %q already, in another namespace (%s): two of one scope would share a user in etcd and a certificate authority", c.Etcd.Name, c.Scope, other),
+			Left:  "that cluster.", Do: "choose another scope, or make the cluster on another etcd.",
+		}
+	}
+	return nil
+}
+
 type clusterPlanner struct {
 	s  ClusterSpec
 	do *Doer
+	// rotation is nil unless passwords change that are in use.
+	rotation *rotation
 }
 
 func (p clusterPlanner) step(id, title string, risk engine.Risk, do func(context.Context) error) engine.Step {
@@ -101,24 +178,39 @@ func (p clusterPlanner) step(id, title string, risk engine.Risk, do func(context
 func (p clusterPlanner) plan() engine.Plan {
 	c, k, do := p.s.Cluster, p.do.Known, p.do
 	var plan engine.Plan
-	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection {
+	owned := p.s.Wanted.Paths()
+	if k.Record != nil && k.Record.Released && !c.Adopted() {
+		plan = plan.Then(p.step("cluster.release.undo", "remove the notes on the hosts of etcd that the cluster was released", engine.Safe, func(ctx context.Context) error {
+			return do.dropRelease(ctx, c)
+		}))
+	}
+	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) {
 		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Scope+" in etcd", engine.Safe, func(ctx context.Context) error {
-			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection}
-			if r != nil {
+			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c}
+			switch {
+			case r != nil:
 				record.UID = r.UID
+			case c.Adopted():
+				record.UID = c.UID
 			}
 			return putJSON(ctx, do.KV, c.recordKey(), record)
 		}))
 	}
-	if k.Secrets == nil || p.s.Bring.changes(*k.Secrets) && !k.Initialized {
+	if c.Adopted() {
+		return plan.ThenPlan(p.config())
+	}
+	anew := k.Secrets == nil || !hasDatabase(k) && (p.s.Bring.changes(*k.Secrets) || p.s.origin(k.Secrets) != k.Secrets.Origin.or(Origin{}))
+	if anew {
 		plan = plan.Then(p.step("cluster.secrets", "make the cluster's passwords and keep them in etcd", engine.Safe, func(ctx context.Context) error {
 			secrets := NewSecrets()
 			if k.Secrets != nil {
-				secrets = *k.Secrets
+				secrets = p.s.next(*k.Secrets)
+				secrets.EtcdUser = k.Secrets.EtcdUser // nobody uses it yet
 			}
 			secrets = secrets.with(p.s.Bring)
+			secrets.Origin = p.s.origin(k.Secrets)
 			do.Known.Secrets = &secrets
-			return putJSON(ctx, do.KV, c.secretsKey(), secrets)
+			return putJSON(ctx, do.KV, c.secretsKey(), storedSecrets{Secrets: secrets})
 		}))
 	}
 	if len(k.Authority) == 0 {
@@ -126,11 +218,23 @@ func (p clusterPlanner) plan() engine.Plan {
 			return do.makeAuthority(ctx, c)
 		}))
 	}
-	if c.Etcd.Auth && (k.Record == nil || k.Secrets == nil || len(k.Authority) == 0 || k.ConfigRevision == 0) {
+	login := k.Secrets == nil || anew && p.s.origin(k.Secrets).Etcd != k.Secrets.Origin.or(Origin{}).Etcd
+	if c.Etcd.Auth && (k.Record == nil || login || len(k.Authority) == 0 || k.ConfigRevision == 0) {
 		plan = plan.Then(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.Prefix()+" only", engine.Safe, func(ctx context.Context) error {
-			return do.KV.GrantUser(ctx, c.etcdUser(), do.Known.Secrets.Etcd, c.Prefix())
+			return do.KV.GrantUser(ctx, do.Known.Secrets.etcdUser(c), do.Known.Secrets.Etcd, c.Prefix())
 		}))
 	}
+	plan = plan.ThenPlan(p.config())
+	if p.rotation != nil {
+		plan = plan.ThenPlan(p.rotation.steps(p))
+	}
+	return plan
+}
+
+// config is the step that changes the dynamic configuration, if it differs.
+func (p clusterPlanner) config() engine.Plan {
+	c, k, do := p.s.Cluster, p.do.Known, p.do
+	var plan engine.Plan
 	if _, changed := Patch(k.Config, p.s.Wanted, p.s.Owned); len(changed) > 0 || k.ConfigRevision == 0 {
 		reload, restart := DescribeChanges(k.Config, p.s.Wanted, changed)
 		title := "write the dynamic configuration"
@@ -205,11 +309,13 @@ func (d *Doer) makeAuthority(ctx context.Context, c Cluster) error {
 // to another look, never to the same request again blindly.
 func (d *Doer) reconcile(ctx context.Context, c Cluster, wanted Settings, owned []string) error {
 	var last error
-	for range 8 {
+	var down time.Time // since when no member's Patroni has been running
+	for tries := 0; tries < 8; tries++ {
 		k, err := c.Load(ctx, d.KV)
 		if err != nil {
 			return err
 		}
+		k.complete(c)
 		if k.ConfigRevision == 0 && k.Leader == "" {
 			created, err := d.KV.Create(ctx, c.configKey(), string(wanted.Document().JSON()))
 			if err != nil || created {
@@ -233,6 +339,18 @@ func (d *Doer) reconcile(ctx context.Context, c Cluster, wanted Settings, owned 
 		switch {
 		case last == nil, errors.Is(last, ErrConflict), errors.Is(last, ErrUnknown):
 			// Look whether it is there.
+		case errors.Is(last, errAllDown) && (down.IsZero() || time.Since(down) < keyPatience(k)):
+			// The keys of members that have ended run out, or they start.
+			if down.IsZero() {
+				down = time.Now()
+				d.Log.InfoContext(ctx, "waiting for a member's Patroni to start, or for its key in etcd to run out", "because", last.Error())
+			}
+			tries = 0
+			select {
+			case <-ctx.Done():
+				return last
+			case <-time.After(time.Second):
+			}
 		default:
 			return last
 		}
@@ -241,6 +359,18 @@ func (d *Doer) reconcile(ctx context.Context, c Cluster, wanted Settings, owned 
 		return last
 	}
 	return errors.New("the dynamic configuration keeps being changed by somebody else")
+}
+
+// errAllDown: the hosts of all members can be reached, and Patroni runs on none.
+var errAllDown = errors.New("Patroni runs on none of the members' hosts")
+
+// keyPatience is how long the key of a member can outlive it.
+func keyPatience(k Known) time.Duration {
+	ttl := int64(30)
+	if v, ok := Int(k.Config["ttl"]); ok {
+		ttl = v
+	}
+	return time.Duration(ttl)*time.Second + 15*time.Second
 }
 
 // merge applies a patch as Patroni does (utils.patch_config).
@@ -278,13 +408,15 @@ func (d *Doer) patchAny(ctx context.Context, c Cluster, k Known, patch Document)
 		return 0
 	})
 	var errs []error
+	down := true
 	for _, name := range names {
 		record, ok := k.Nodes[name]
 		if !ok {
 			errs = append(errs, fmt.Errorf("member %s is not managed here", name))
+			down = false
 			continue
 		}
-		a, err := d.api(Node{Cluster: c, Name: name, Target: record.Target})
+		a, err := d.api(ctx, Node{Cluster: c, Name: name, Target: record.Target})
 		if err != nil {
 			return err
 		}
@@ -293,209 +425,13 @@ func (d *Doer) patchAny(ctx context.Context, c Cluster, k Known, patch Document)
 			return err
 		}
 		errs = append(errs, err)
+		down = down && host.KindOf(err) == host.KindDial
+	}
+	if down {
+		errs = append(errs, errAllDown)
 	}
 	return &problem.Error{
 		Step: "change the dynamic configuration", Cause: fmt.Errorf("no member's REST API can be reached: %w", errors.Join(errs...)),
 		Left: "the configuration, as it was.", Do: "make sure that at least one node's host can be reached, then apply again.",
 	}
-}
-
-// verify waits until every running member has taken the configuration over: it
-// keeps what it last accepted in patroni.dynamic.json, and its server says
-// which parameters it runs with. Patroni answers 200 to a configuration that
-// its nodes then ignore, so the answer alone proves nothing.
-func (d *Doer) verify(ctx context.Context, c Cluster, wanted Settings) (pending map[string][]string, unverified map[string]error, err error) {
-	pending, unverified = map[string][]string{}, map[string]error{}
-	var names []string
-	for _, path := range wanted.Paths() {
-		if name, ok := IsParameter(path); ok {
-			names = append(names, name)
-		}
-	}
-	for _, member := range sortedKeys(d.Known.Members) {
-		record, ok := d.Known.Nodes[member]
-		if !ok || d.Known.Members[member].State != "running" {
-			continue
-		}
-		n := Node{Cluster: c, Name: member, Target: record.Target, DataDir: record.DataDir}
-		loop := int64(10)
-		if v, ok := Int(d.Known.Config["loop_wait"]); ok {
-			loop = v
-		}
-		waitCtx, cancel := context.WithTimeout(ctx, time.Duration(2*loop)*time.Second+15*time.Second)
-		err := wait.Until(waitCtx, d.Log, "node "+member+" to take the configuration over", 300*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-			late, wait, err := d.takenOver(ctx, n, wanted, names)
-			pending[member] = wait
-			if host.Unreachable(err) {
-				return false, "", waitNever(err)
-			}
-			return err == nil && len(late) == 0, "it still runs without " + strings.Join(late, ", "), err
-		})
-		cancel()
-		if len(pending[member]) == 0 {
-			delete(pending, member)
-		}
-		switch {
-		case err == nil:
-		case host.Unreachable(err):
-			unverified[member] = err
-		default:
-			lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(n), Unit, 60, "")
-			return pending, unverified, &problem.Error{
-				Host: n.Target.Name, Step: "make sure that the node runs with the configuration", Cause: err, Log: telling(lines),
-				Left: "the configuration in etcd, changed.", Do: "see what Patroni says about it in the lines above, correct it, and apply again.",
-			}
-		}
-	}
-	return pending, unverified, nil
-}
-
-func waitNever(err error) error { return wait.Never(err) }
-
-// takenOver lists what of the wanted settings a node does not run with yet, and
-// the parameters that wait for a restart.
-func (d *Doer) takenOver(ctx context.Context, n Node, wanted Settings, names []string) (late, pending []string, err error) {
-	cache := n.DataDir + "/patroni.dynamic.json"
-	var p remote.Probe
-	p.Content(cache)
-	f, err := p.Run(ctx, d.host(n))
-	if err != nil {
-		return nil, nil, err
-	}
-	document, err := ParseDocument(f.Path(cache).Content)
-	if err != nil {
-		return []string{"patroni.dynamic.json"}, nil, nil
-	}
-	flat := document.Flatten()
-	for _, path := range wanted.Paths() {
-		if have, ok := flat[path]; !ok || !Same(path, have, wanted[path]) {
-			late = append(late, strings.ReplaceAll(path, "/", "."))
-		}
-	}
-	if len(names) == 0 || len(late) > 0 {
-		return late, nil, nil
-	}
-	settings, err := d.serverSettings(ctx, n, names)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, name := range names {
-		s, ok := settings[strings.ToLower(name)]
-		switch want := Text(wanted[Parameter(name)]); {
-		case !ok: // an extension's that is not loaded, or not in this version
-		case s.PendingRestart:
-			pending = append(pending, name)
-		case postgres.SameSetting(name, s.Value, want):
-		case postgres.NeedsRestart(name):
-			// Patroni flags it in its next loop.
-			late = append(late, name)
-		case s.Source != "configuration file" && s.Source != "command line" && s.Source != "default":
-			// Set for a database or a role: not ours to judge.
-		default:
-			late = append(late, name)
-		}
-	}
-	return late, pending, nil
-}
-
-// ObservedCluster is what Read found.
-type ObservedCluster struct {
-	Absent             bool
-	UID                string
-	Authority          []byte
-	DeletionProtection bool
-	// Live is the dynamic configuration taken apart; Foreign are the paths
-	// in it that are not ours.
-	Live    Settings
-	Foreign []string
-}
-
-// ObserveCluster asks etcd.
-func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string) (ObservedCluster, error) {
-	do, err := m.open(ctx, c)
-	if err != nil {
-		return ObservedCluster{}, err
-	}
-	k := do.Known
-	if k.Record == nil || k.Record.Released {
-		return ObservedCluster{Absent: true}, nil
-	}
-	return ObservedCluster{
-		UID: k.Record.UID, Authority: k.Authority, DeletionProtection: k.Record.DeletionProtection,
-		Live: k.Config.Flatten(), Foreign: Foreign(k.Config, owned),
-	}, nil
-}
-
-// DestroyCluster removes the cluster from etcd, or with keep only notes that it
-// was released: its configuration and passwords stay, so that nodes whose data
-// was kept can be taken up again.
-func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) error {
-	do, err := m.open(ctx, c)
-	if err != nil {
-		return err
-	}
-	if do.Known.Record == nil {
-		return nil
-	}
-	ctx, unlock, err := m.lockCluster(ctx, do, c, "removing the cluster "+c.Scope)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if do.Known, err = c.Load(ctx, do.KV); err != nil {
-		return err
-	}
-	if do.Known.Leader != "" {
-		return &problem.Error{
-			Step:  "make sure that no node runs",
-			Cause: fmt.Errorf("%s is the leader of the cluster %s", do.Known.Leader, c.Scope),
-			Left:  "the cluster.", Do: "destroy its nodes first, or stop their Patroni.",
-		}
-	}
-	var plan engine.Plan
-	if purge {
-		plan = plan.Then(
-			engine.Step{ID: "cluster.purge", Title: "delete the cluster's keys in etcd", Risk: engine.Destructive, Do: func(ctx context.Context) error {
-				if err := do.KV.DeletePrefix(ctx, c.Prefix()); err != nil {
-					return err
-				}
-				if c.Etcd.Auth {
-					return do.KV.DropUser(ctx, c.etcdUser())
-				}
-				return nil
-			}},
-			engine.Step{ID: "cluster.purge.authority", Title: "delete the cluster's certificate authority", Risk: engine.Destructive, Do: func(ctx context.Context) error {
-				for _, h := range c.holders(m.Fleet) {
-					if err := remote.PurgeTree(ctx, h, c.authority().Path()); err != nil {
-						return err
-					}
-					if err := remote.RemoveEmptyDirs(ctx, h, pki.Dir, "/etc/pgha"); err != nil {
-						return err
-					}
-				}
-				return nil
-			}},
-			engine.Step{ID: "cluster.forget", Title: "delete our notes about the cluster", Risk: engine.Destructive, Do: func(ctx context.Context) error {
-				return do.KV.DeletePrefix(ctx, c.own(""))
-			}},
-		)
-	} else {
-		plan = plan.Then(engine.Step{ID: "cluster.release", Title: "note that the cluster was released", Risk: engine.Safe, Do: func(ctx context.Context) error {
-			r := *do.Known.Record
-			r.Released = true
-			return putJSON(ctx, do.KV, c.recordKey(), r)
-		}})
-	}
-	return engine.Run(ctx, plan, m.Observe)
-}
-
-// Leader is the name of the member that holds the leader's lock, empty if none
-// does.
-func (m *Manager) Leader(ctx context.Context, c Cluster) (string, error) {
-	kv, err := m.Etcd(ctx, c.Etcd)
-	if err != nil {
-		return "", err
-	}
-	v, _, err := kv.Get(ctx, c.leaderKey())
-	return v.Value, err
 }

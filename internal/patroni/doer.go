@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
@@ -15,6 +16,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/redact"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
@@ -33,6 +35,11 @@ type Doer struct {
 	Known Known
 	// Runner says who we are to others who want a lock.
 	Runner string
+	// Redact gets the passwords that are found in files.
+	Redact *redact.Set
+
+	mu    sync.Mutex
+	files map[string]*ForeignConfig // of nodes of adopted clusters
 }
 
 func (d *Doer) host(n Node) host.Host { return d.Fleet.Host(n.Target) }
@@ -59,13 +66,13 @@ func (d *Doer) install(n Node, pins []remote.Pin) engine.Step {
 		list = append(list, p.String())
 	}
 	return d.step(n, "patroni.packages", "install "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
-		return remote.Install(ctx, d.host(n), pins...)
+		return remote.Apt{Host: d.host(n), Log: d.Log}.Install(ctx, pins...)
 	})
 }
 
 func (d *Doer) hold(n Node, packages []string) engine.Step {
 	return d.step(n, "patroni.hold", "hold "+strings.Join(packages, ", "), engine.Safe, func(ctx context.Context) error {
-		return remote.Hold(ctx, d.host(n), packages...)
+		return remote.Apt{Host: d.host(n), Log: d.Log}.Hold(ctx, packages...)
 	})
 }
 
@@ -119,13 +126,22 @@ func (d *Doer) reload(n Node) engine.Step {
 // register notes in etcd how the node's host is reached.
 func (d *Doer) register(n Node, r NodeRecord) engine.Step {
 	return d.step(n, "patroni.register", "note the node in etcd", engine.Safe, func(ctx context.Context) error {
+		if err := d.noteSystemID(ctx, n.Cluster); err != nil {
+			return err
+		}
 		return putJSON(ctx, d.KV, n.Cluster.nodeKey(n.Name), r)
 	})
 }
 
 // putConfig has Patroni check the node's configuration and puts it in place.
 func (d *Doer) putConfig(ctx context.Context, n Node, bootstrapping bool) error {
-	f := n.config(*d.Known.Secrets, bootstrapping)
+	if n.Cluster.Adopted() {
+		return d.putForeign(ctx, n)
+	}
+	return d.putConfigFile(ctx, n, n.config(*d.Known.Secrets, bootstrapping))
+}
+
+func (d *Doer) putConfigFile(ctx context.Context, n Node, f remote.File) error {
 	_, err := d.host(n).Run(ctx, host.Cmd{
 		Name: "patroni.config", Script: remote.Script(scripts, "scripts/config_put.sh"),
 		Args: []string{f.Path, f.Owner, f.Group, f.Mode, f.SHA256()}, Stdin: f.Content,
@@ -151,13 +167,35 @@ func (d *Doer) reconfigure(n Node) engine.Step {
 		if err := d.putConfig(ctx, n, false); err != nil {
 			return err
 		}
+		since, err := d.now(ctx, n)
+		if err != nil {
+			return err
+		}
 		if err := remote.ReloadUnit(ctx, d.host(n), Unit); err != nil {
 			return err
 		}
-		if err := d.waitMember(ctx, n); err != nil {
+		if err := d.waitMember(ctx, n, since, nil); err != nil {
 			return err
 		}
 		return d.waitTags(ctx, n)
+	})
+}
+
+// unlock writes the configuration of a node whose Patroni waits for etcd, and
+// starts it again: it runs nothing yet that could be disturbed.
+func (d *Doer) unlock(n Node) engine.Step {
+	return d.step(n, "patroni.unlock", "write "+ConfigPath+" and start Patroni again, which waits for etcd", engine.Safe, func(ctx context.Context) error {
+		if err := d.putConfig(ctx, n, false); err != nil {
+			return err
+		}
+		since, err := d.now(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout); err != nil {
+			return err
+		}
+		return d.waitMember(ctx, n, since, nil)
 	})
 }
 
@@ -200,6 +238,10 @@ func shownTags(tags map[string]any) map[string]string {
 // waitBootstrapped lets a node that is initialising the database finish:
 // Patroni reads its bootstrap section again at the end of it.
 func (d *Doer) waitBootstrapped(ctx context.Context, n Node) error {
+	since, err := d.now(ctx, n)
+	if err != nil {
+		return err
+	}
 	polls := 0
 	return wait.Until(ctx, d.Log, "the database to be initialised", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		v, exists, err := d.KV.Get(ctx, n.Cluster.initializeKey())
@@ -207,7 +249,7 @@ func (d *Doer) waitBootstrapped(ctx context.Context, n Node) error {
 			return false, "", err
 		}
 		if polls++; polls%10 == 0 {
-			if err := d.crashed(ctx, n); err != nil {
+			if err := d.crashed(ctx, n, since); err != nil {
 				return false, "", wait.Never(err)
 			}
 		}
@@ -223,10 +265,11 @@ func (d *Doer) startWithData(n Node) engine.Step {
 		if err := d.waitTurn(ctx, n); err != nil {
 			return err
 		}
-		if err := remote.StartUnit(ctx, d.host(n), Unit); err != nil {
+		log, err := d.start(ctx, n)
+		if err != nil {
 			return err
 		}
-		return d.waitMember(ctx, n)
+		return d.waitMember(ctx, n, log, nil)
 	})
 }
 
@@ -236,173 +279,28 @@ func (d *Doer) member(n Node) engine.Step {
 		if err := d.waitBootstrapped(ctx, n); err != nil {
 			return err
 		}
-		return d.waitMember(ctx, n)
-	})
-}
-
-// form starts a node without data. Whether it makes the database or clones it
-// is decided when its turn comes: all nodes of a new cluster are created side
-// by side, and exactly one of them may make it. Patroni's own key in etcd is
-// what decides; the claim before it keeps the others from starting, which
-// would only make them wait in Patroni's longer intervals.
-func (d *Doer) form(n Node) engine.Step {
-	return d.step(n, "patroni.form", "initialise the database, or clone the leader's", engine.Safe, func(ctx context.Context) error {
-		// Getting the files in place while others are at it costs nothing.
-		if err := d.putConfig(ctx, n, false); err != nil {
-			return err
-		}
-		claim, err := d.claim(ctx, n)
+		since, err := d.now(ctx, n)
 		if err != nil {
 			return err
 		}
-		if claim == nil {
-			return d.clone(ctx, n)
-		}
-		defer claim.Release(ctx)
-		return d.bootstrap(ctx, n)
+		return d.waitMember(ctx, n, since, nil)
 	})
-}
-
-// claim waits until the cluster is initialised and a leader runs (it returns
-// nil), or until this node may initialise it.
-func (d *Doer) claim(ctx context.Context, n Node) (etcd.Lock, error) {
-	c := n.Cluster
-	mayLead := true
-	if v, ok := Bool(n.Tags["nofailover"]); ok && v {
-		mayLead = false
-	}
-	var claim etcd.Lock
-	err := wait.Until(ctx, d.Log, "a leader to clone, or the right to initialise the database", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-		k, err := c.Load(ctx, d.KV)
-		if err != nil {
-			return false, "", err
-		}
-		if err := c.Require(k); err != nil {
-			return false, "", wait.Never(err)
-		}
-		if k.Initialize != "" {
-			if k.Leader == "" {
-				return false, "the cluster has no leader", nil
-			}
-			leader := k.Members[k.Leader]
-			return leader.State == "running", fmt.Sprintf("the leader %s is %s", k.Leader, leader.State), nil
-		}
-		if k.Initialized {
-			return false, "another node is initialising the database", nil
-		}
-		if !mayLead {
-			return false, "this node has the tag nofailover, so another one has to initialise the database", nil
-		}
-		if k.ConfigRevision == 0 {
-			return false, "", wait.Never(&problem.Error{
-				Cause: fmt.Errorf("the dynamic configuration of the cluster is not in etcd (%s)", c.configKey()),
-				Do:    "apply the pgha_patroni_cluster resource.",
-			})
-		}
-		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		defer cancel()
-		l, err := d.KV.Lock(try, c.bootstrapKey(), "node "+n.Name+", "+d.Runner, 30*time.Second)
-		var held *etcd.HeldError
-		if errors.As(err, &held) {
-			return false, "another node is initialising the database: " + held.Holder, nil
-		}
-		if err != nil {
-			return false, "", err
-		}
-		// Somebody may have finished between the look and the claim.
-		if _, exists, err := d.KV.Get(ctx, c.initializeKey()); err != nil || exists {
-			l.Release(ctx)
-			return false, "", err
-		}
-		claim = l
-		return true, "", nil
-	})
-	return claim, err
-}
-
-// bootstrap makes this node initialise the database. Its file has a bootstrap
-// section for just as long as that takes.
-func (d *Doer) bootstrap(ctx context.Context, n Node) error {
-	h := d.host(n)
-	d.Log.InfoContext(ctx, "this node initialises the database", "node", n.Name)
-	if err := d.putConfig(ctx, n, true); err != nil {
-		return err
-	}
-	if err := remote.StartUnit(ctx, h, Unit); err != nil {
-		return err
-	}
-	if err := d.waitBootstrap(ctx, n); err != nil {
-		return err
-	}
-	if err := d.putConfig(ctx, n, false); err != nil {
-		return err
-	}
-	return remote.ReloadUnit(ctx, h, Unit)
-}
-
-// waitBootstrap waits until the node is the primary of an initialised cluster.
-func (d *Doer) waitBootstrap(ctx context.Context, n Node) error {
-	polls := 0
-	return wait.Until(ctx, d.Log, "the database to be initialised", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-		v, _, err := d.KV.Get(ctx, n.Cluster.initializeKey())
-		if err != nil {
-			return false, "", err
-		}
-		if v.Value != "" {
-			st, err := d.status(ctx, n)
-			return err == nil && st.Primary(), "it is becoming the primary", nil
-		}
-		if polls++; polls%8 == 0 {
-			if err := d.bootstrapFailed(ctx, n); err != nil {
-				return false, "", wait.Never(err)
-			}
-		}
-		return false, "initdb and the first start are under way", nil
-	})
-}
-
-// bootstrapFailed looks for the end that Patroni's log puts under a failed
-// bootstrap: it moves the data away and would try again for ever.
-func (d *Doer) bootstrapFailed(ctx context.Context, n Node) error {
-	if err := d.crashed(ctx, n); err != nil {
-		return err
-	}
-	lines, err := remote.Journal(ctx, d.host(n), Unit, 200, "")
-	if err != nil {
-		return nil
-	}
-	if err := d.noEtcd(n, lines); err != nil {
-		return err
-	}
-	for _, l := range lines {
-		if strings.Contains(l, "removing initialize key after failed attempt to bootstrap") {
-			_ = remote.StopUnit(context.WithoutCancel(ctx), d.host(n), Unit, time.Minute)
-			return &problem.Error{
-				Host: n.Target.Name, Cause: errors.New("the database could not be initialised"), Log: telling(lines),
-				Left: "Patroni, stopped; what there was of the database is beside " + n.DataDir + ", with .failed in its name.",
-				Do:   "mend what the log names (often a parameter that PostgreSQL does not start with), then apply again.",
-			}
-		}
-	}
-	return nil
-}
-
-// clone starts Patroni without data while there is a leader.
-func (d *Doer) clone(ctx context.Context, n Node) error {
-	if err := remote.StartUnit(ctx, d.host(n), Unit); err != nil {
-		return err
-	}
-	return d.waitMember(ctx, n)
 }
 
 // waitMember waits until the node is a running member: the primary, or a
-// replica that streams.
-func (d *Doer) waitMember(ctx context.Context, n Node) error {
+// replica that streams. It gives up on trouble that was logged since, and on
+// what hopeless finds, if there is such a thing.
+func (d *Doer) waitMember(ctx context.Context, n Node, since moment, hopeless func(context.Context) error) error {
 	polls := 0
 	return wait.Until(ctx, d.Log, "node "+n.Name+" to be a running member", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		if polls++; polls%12 == 0 {
-			if err := d.stuck(ctx, n); err != nil {
+			if err := d.stuck(ctx, n, since); err != nil {
 				return false, "", wait.Never(err)
+			}
+			if hopeless != nil {
+				if err := hopeless(ctx); err != nil {
+					return false, "", wait.Never(err)
+				}
 			}
 		}
 		st, err := d.status(ctx, n)
@@ -447,125 +345,23 @@ func before(version string, major, minor, patch int) bool {
 	return c < patch
 }
 
-// stuck looks for what waiting longer will not mend.
-func (d *Doer) stuck(ctx context.Context, n Node) error {
-	if err := d.crashed(ctx, n); err != nil {
-		return err
-	}
-	lines, err := remote.Journal(ctx, d.host(n), Unit, 200, "")
-	if err != nil {
-		return nil
-	}
-	if err := d.noEtcd(n, lines); err != nil {
-		return err
-	}
-	failed := 0
-	for _, l := range lines {
-		switch {
-		case strings.Contains(l, "system ID mismatch"):
-			return &problem.Error{
-				Host: n.Target.Name, Cause: errors.New("the data directory belongs to another cluster"), Log: telling(lines),
-				Left: "the data in " + n.DataDir + ".", Do: "find out whose data it is before anything else.",
-			}
-		case strings.Contains(l, "failed to bootstrap from"), strings.Contains(l, "Error creating replica using method"):
-			failed++
-		}
-	}
-	if failed >= 3 {
-		return &problem.Error{
-			Host: n.Target.Name, Cause: fmt.Errorf("cloning has failed %d times", failed), Log: telling(lines),
-			Left: "Patroni, which goes on trying.", Do: "mend what the log names (often pg_hba or the network between the nodes), then apply again.",
-		}
-	}
-	return nil
-}
-
-// etcdPatience is how often in a row Patroni may say that it waits for etcd; it
-// tries every five seconds.
-const etcdPatience = 5
-
-// noEtcd looks whether Patroni has been unable to use etcd for a while, although
-// we ourselves can.
-func (d *Doer) noEtcd(n Node, lines []string) error {
-	waiting := 0
-	for _, l := range lines {
-		switch {
-		case strings.Contains(l, "waiting on etcd"), strings.Contains(l, "waiting on DCS"):
-			waiting++
-		case !strings.Contains(l, "Failed to get list of machines"):
-			waiting = 0
-		}
-	}
-	if waiting < etcdPatience {
-		return nil
-	}
-	return &problem.Error{
-		Host: n.Target.Name, Cause: errors.New("Patroni cannot use etcd"), Log: telling(lines),
-		Left: "Patroni, which goes on trying.", Do: "see what etcd answers it in the lines above; from this host, every member's client port must be open.",
-	}
-}
-
-// crashed looks whether the unit has given up or dies again and again.
-func (d *Doer) crashed(ctx context.Context, n Node) error {
-	var p remote.Probe
-	p.Unit(Unit)
-	f, err := p.Run(ctx, d.host(n))
-	if err != nil {
-		if host.Unreachable(err) {
-			return err
-		}
-		return nil
-	}
-	u := f.Unit(Unit)
-	cause := ""
-	switch {
-	case u.Active == "failed":
-		cause = fmt.Sprintf("%s has failed (%s)", Unit, u.Result)
-	case u.Restarts >= 3:
-		cause = fmt.Sprintf("%s ends again and again (%d times so far)", Unit, u.Restarts)
-	case u.Active == "inactive":
-		cause = Unit + " is not running"
-	default:
-		return nil
-	}
-	lines, _ := remote.Journal(ctx, d.host(n), Unit, 60, "")
-	return &problem.Error{
-		Host: n.Target.Name, Cause: errors.New(cause), Log: telling(lines), Do: "mend what the log names, then apply again.",
-	}
-}
-
-// telling picks the lines of a log that say what is wrong, or the last ones if
-// none does.
-func telling(lines []string) []string {
-	var picked []string
-	for _, l := range lines {
-		for _, word := range []string{"FATAL", "CRITICAL", "ERROR", "PANIC", "HINT", "DETAIL", "Exception", "pg_basebackup: error", "mismatch"} {
-			if strings.Contains(l, word) {
-				picked = append(picked, l)
-				break
-			}
-		}
-	}
-	if len(picked) == 0 {
-		picked = lines
-	}
-	if len(picked) > 15 {
-		picked = picked[len(picked)-15:]
-	}
-	return picked
-}
-
 // api is the REST API of a node.
-func (d *Doer) api(n Node) (*API, error) {
+func (d *Doer) api(ctx context.Context, n Node) (*API, error) {
+	if n.Cluster.Adopted() {
+		return d.foreignAPI(ctx, n)
+	}
 	cfg := APIConfig{Port: n.Cluster.APIPort, Authority: d.Known.Authority, User: n.Cluster.Users.API}
 	if d.Known.Secrets != nil {
 		cfg.Password = d.Known.Secrets.API
+	}
+	if d.Known.Next != nil {
+		cfg.Other = d.Known.Next.API
 	}
 	return NewAPI(d.host(n), cfg)
 }
 
 func (d *Doer) status(ctx context.Context, n Node) (NodeStatus, error) {
-	a, err := d.api(n)
+	a, err := d.api(ctx, n)
 	if err != nil {
 		return NodeStatus{}, err
 	}
@@ -578,7 +374,7 @@ func (d *Doer) unhold(n Node) engine.Step {
 		names = append(names, p.Name)
 	}
 	return d.step(n, "patroni.unhold", "let "+strings.Join(names, ", ")+" be upgraded again", engine.Safe, func(ctx context.Context) error {
-		return remote.Unhold(ctx, d.host(n), names...)
+		return remote.Apt{Host: d.host(n), Log: d.Log}.Unhold(ctx, names...)
 	})
 }
 

@@ -115,10 +115,10 @@ func Patch(live Document, wanted Settings, owned []string) (patch Document, chan
 	flat := live.Flatten()
 	patch = map[string]any{}
 	for _, path := range wanted.Paths() {
-		if have, ok := flat[path]; ok && Same(path, have, wanted[path]) {
+		if have, ok := flat[path]; ok && Same(path, have, wanted[path]) || !ok && IsDefault(path, wanted[path]) && live != nil {
 			continue
 		}
-		put(patch, path, wanted[path])
+		put(patch, path, replacing(flat[path], wanted[path]))
 		changed = append(changed, path)
 	}
 	for _, path := range owned {
@@ -132,6 +132,51 @@ func Patch(live Document, wanted Settings, owned []string) (patch Document, chan
 	}
 	slices.Sort(changed)
 	return patch, slices.Compact(changed)
+}
+
+// defaults are what Patroni takes where the configuration is silent (Patroni's
+// source, config.py and global_config.py).
+var defaults = Settings{
+	"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "check_timeline": false, "maximum_lag_on_failover": 1048576,
+	"maximum_lag_on_syncnode": -1, "max_timelines_history": 0, "primary_start_timeout": 300, "primary_stop_timeout": 0,
+	"synchronous_mode": false, "synchronous_mode_strict": false, "synchronous_node_count": 1, "failsafe_mode": false, "pause": false,
+	"postgresql/use_slots": true, "postgresql/use_pg_rewind": false,
+	"postgresql/remove_data_directory_on_rewind_failure": false, "postgresql/remove_data_directory_on_diverged_timelines": false,
+}
+
+// IsDefault reports whether a value is what Patroni takes anyway where the
+// configuration does not have the path.
+func IsDefault(path string, v any) bool {
+	d, ok := defaults[path]
+	return ok && Same(path, d, v)
+}
+
+// replacing is what has to be sent to turn one value into another: Patroni
+// merges maps, so keys that are no longer wanted are set to null.
+func replacing(have, want any) any {
+	to, ok := canonical(want).(map[string]any)
+	if !ok {
+		return want
+	}
+	from, ok := have.(map[string]any)
+	if !ok {
+		return want
+	}
+	out := map[string]any{}
+	switch w := want.(type) {
+	case map[string]any:
+		maps.Copy(out, w)
+	case map[string]string:
+		for k, v := range w {
+			out[k] = v
+		}
+	}
+	for k := range from {
+		if _, still := to[k]; !still {
+			out[k] = nil
+		}
+	}
+	return out
 }
 
 // Foreign lists the live paths that are not ours: keys and slots that somebody

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -23,7 +25,7 @@ const stopTimeout = 15*time.Minute + 30*time.Second
 // handOver moves the leader's role away from the node before it goes.
 func (d *Doer) handOver(n Node) engine.Step {
 	return d.step(n, "patroni.handover", "switch over to another member if this one is the leader", engine.Switchover, func(ctx context.Context) error {
-		a, err := d.api(n)
+		a, err := d.api(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -39,17 +41,30 @@ func (d *Doer) handOver(n Node) engine.Step {
 		if view.Pause {
 			return &problem.Error{
 				Cause: fmt.Errorf("the cluster %s is paused: PostgreSQL would go on running without Patroni", n.Cluster.Scope),
-				Left:  "the node, running.", Do: "resume the cluster (patronictl resume), then apply again.",
+				Left:  "the node, running.", Do: "resume the cluster (patronictl -c " + ConfigPath + " resume), then apply again.",
 			}
+		}
+		if err := d.strict(n, view); err != nil {
+			return err
 		}
 		leader, ok := view.Leader()
 		if !ok || leader.Name != n.Name {
 			return nil
 		}
 		candidate, others := candidate(view)
+		for name := range d.Known.Nodes {
+			// A node that has been down for longer than its key in etcd
+			// lasts is still one that the cluster is left without.
+			if _, listed := view.Member(name); !listed && name != n.Name {
+				others++
+			}
+		}
 		switch {
 		case candidate != "":
-			return d.Switchover(ctx, n, candidate)
+			if err := d.Switchover(ctx, n, candidate); err != nil {
+				return err
+			}
+			return d.settled(ctx, n)
 		case others == 0:
 			return nil // the last one: there is nobody to hand over to
 		case d.Known.Record != nil && !d.Known.Record.DeletionProtection:
@@ -58,9 +73,36 @@ func (d *Doer) handOver(n Node) engine.Step {
 		}
 		return &problem.Error{
 			Cause: fmt.Errorf("%s is the leader, and none of the %d other members can take over", n.Name, others),
-			Left:  "the node, running.", Do: "make another member healthy (patronictl list shows what is wrong), then apply again.",
+			Left:  "the node, running.", Do: "make another member healthy (patronictl -c " + ConfigPath + " list shows what is wrong), then apply again.",
 		}
 	})
+}
+
+// strict refuses to take away a member without which synchronous_mode_strict
+// would block every write.
+func (d *Doer) strict(n Node, view ClusterView) error {
+	on, _ := Bool(d.Known.Config["synchronous_mode_strict"])
+	mode := d.Known.Config["synchronous_mode"]
+	if off, known := Bool(mode); !on || mode == nil || known && !off || d.Known.Record == nil || !d.Known.Record.DeletionProtection {
+		return nil
+	}
+	need := int64(1)
+	if v, ok := Int(d.Known.Config["synchronous_node_count"]); ok {
+		need = v
+	}
+	left := int64(-1) // one of those that are left leads
+	for _, m := range view.Members {
+		if nosync, _ := Bool(m.Tags["nosync"]); m.Name != n.Name && m.Healthy() && (!nosync || m.Leader()) {
+			left++
+		}
+	}
+	if left >= need {
+		return nil
+	}
+	return &problem.Error{
+		Cause: fmt.Errorf("without %s there are %d replicas that can be synchronous, and synchronous_mode_strict needs %d: every write would wait for ever", n.Name, max(left, 0), need),
+		Left:  "the node, running.", Do: "add a node or make another one healthy first, or turn synchronous_mode_strict off.",
+	}
 }
 
 // candidate picks the member that can best take over: healthy, allowed to
@@ -77,7 +119,7 @@ func candidate(view ClusterView) (name string, others int) {
 			continue
 		}
 		others++
-		if no, ok := Bool(m.Tags["nofailover"]); ok && no {
+		if !allowedToLead(m.Tags) {
 			continue
 		}
 		lag, known := m.LagBytes()
@@ -95,11 +137,22 @@ func candidate(view ClusterView) (name string, others int) {
 	return name, others
 }
 
+// allowedToLead reports whether a member's tags let it lead. A priority of zero
+// is another word for nofailover, which wins where both are given (Patroni,
+// tags.py).
+func allowedToLead(tags map[string]any) bool {
+	if no, ok := Bool(tags["nofailover"]); ok {
+		return !no
+	}
+	priority, ok := Int(tags["failover_priority"])
+	return !ok || priority > 0
+}
+
 // Switchover moves the leader's role to the candidate and waits until another
 // member leads. The request is sent once: whatever its answer, the cluster is
 // asked what happened.
 func (d *Doer) Switchover(ctx context.Context, n Node, candidate string) error {
-	a, err := d.api(n)
+	a, err := d.api(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -138,6 +191,37 @@ func (d *Doer) Switchover(ctx context.Context, n Node, candidate string) error {
 	return err
 }
 
+// settled waits until a former leader is a replica. Stopped while it is still
+// being turned into one, old versions of Patroni (3.0) start PostgreSQL after
+// all and leave it running.
+func (d *Doer) settled(ctx context.Context, n Node) error {
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := wait.Until(bounded, d.Log, "the former leader to be a replica", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		st, err := d.status(ctx, n)
+		if err != nil {
+			return false, "its Patroni does not answer", nil
+		}
+		return st.State == "running" && !st.Primary(), "PostgreSQL is " + st.State + " as " + st.Role, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		d.Log.WarnContext(ctx, "the former leader does not come back as a replica; stopping it all the same", "node", n.Name, "error", err)
+		return nil
+	}
+	return err
+}
+
+// running returns what listens on the node's port while there is a postmaster.
+func (d *Doer) running(ctx context.Context, n Node) ([]string, error) {
+	var p remote.Probe
+	p.Unit(Unit).Port(n.Cluster.PostgresPort).Path(n.DataDir + "/postmaster.pid")
+	f, err := p.Run(ctx, d.host(n))
+	if err != nil || !f.Path(n.DataDir+"/postmaster.pid").Exists() {
+		return nil, err
+	}
+	return f.Port(n.Cluster.PostgresPort), nil
+}
+
 func (d *Doer) stop(n Node) engine.Step {
 	return d.step(n, "patroni.stop", "stop and disable Patroni, and PostgreSQL with it", engine.Destructive, func(ctx context.Context) error {
 		h := d.host(n)
@@ -147,15 +231,18 @@ func (d *Doer) stop(n Node) engine.Step {
 		if err := remote.StopUnit(ctx, h, Unit, stopTimeout); err != nil {
 			return err
 		}
-		var p remote.Probe
-		p.Unit(Unit).Port(n.Cluster.PostgresPort).Path(n.DataDir + "/postmaster.pid")
-		f, err := p.Run(ctx, h)
-		if err != nil {
+		left, err := d.running(ctx, n)
+		if err != nil || len(left) == 0 {
 			return err
 		}
-		if l := f.Port(n.Cluster.PostgresPort); f.Path(n.DataDir+"/postmaster.pid").Exists() && len(l) > 0 {
+		// Patroni was killed, or had lost sight of it: nobody is in charge.
+		_, err = h.Run(ctx, host.Cmd{
+			Name: "postgres.stop", User: account, Script: remote.Script(scripts, "scripts/stop.sh"), Timeout: stopTimeout,
+			Args: []string{postgres.BinDir(n.major()), n.DataDir, strconv.Itoa(int(stopTimeout / time.Second))},
+		})
+		if left, probeErr := d.running(ctx, n); probeErr != nil || len(left) > 0 {
 			return &problem.Error{
-				Cause: fmt.Errorf("PostgreSQL is still running after Patroni was stopped: %s", strings.Join(l, ", ")),
+				Cause: errors.Join(fmt.Errorf("PostgreSQL is still running after Patroni was stopped: %s", strings.Join(left, ", ")), err, probeErr),
 				Left:  "the database and its data.", Do: "find out why on the host, stop PostgreSQL by hand (pg_ctl stop -m fast), then apply again.",
 			}
 		}
@@ -202,7 +289,7 @@ func (d *Doer) dropSlot(ctx context.Context, n Node) error {
 	if there, err := exists(ctx); err != nil || !there {
 		return err
 	}
-	a, err := d.api(lead)
+	a, err := d.api(ctx, lead)
 	if err != nil {
 		return err
 	}
@@ -264,6 +351,23 @@ func (d *Doer) dropSlot(ctx context.Context, n Node) error {
 
 func (d *Doer) keepSlot(ctx context.Context, slot, why string) {
 	d.Log.WarnContext(ctx, "the slot of the removed member is left to Patroni, which drops it after member_slots_ttl", "slot", slot, "because", why)
+}
+
+// putBack makes good what a run that was cut off left changed. It needs the
+// cluster's lock: without it the change may be somebody's who is at work.
+func (d *Doer) putBack(ctx context.Context, c Cluster) error {
+	leader, ok := d.Known.Nodes[d.Known.Leader]
+	if !ok {
+		return nil // nobody has the setting in use, or nobody whom we can ask
+	}
+	if _, exists, err := d.KV.Get(ctx, c.slotsJournal()); err != nil || !exists {
+		return err
+	}
+	a, err := d.api(ctx, Node{Cluster: c, Name: leader.Name, Target: leader.Target})
+	if err != nil {
+		return err
+	}
+	return d.RestoreJournal(ctx, c, a)
 }
 
 // RestoreJournal puts back what an operation that was cut off had changed for

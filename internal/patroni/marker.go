@@ -20,6 +20,9 @@ type Marker struct {
 	Joined bool `json:"joined"`
 	// Released: the resource was destroyed and the data kept.
 	Released bool `json:"released,omitempty"`
+	// ReloadDue: the files of a running node are changed. It is reloaded for
+	// that even if the run that changed them was killed before.
+	ReloadDue bool `json:"reload_due,omitempty"`
 	// Files are the digests of the files that we wrote and cannot render
 	// without secrets, so that Read sees when somebody changed them.
 	Files map[string]string `json:"files,omitempty"`

@@ -1,6 +1,7 @@
 package patroni
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -25,6 +26,14 @@ type Node struct {
 	Patroni  string // pin
 	DataDir  string
 	Tags     map[string]any
+	Watchdog Watchdog
+
+	// NamedIPv6: Address is a name, and it leads to IPv6 alone.
+	NamedIPv6 bool
+
+	// Reclone: the plan has said that the replica is broken and that its data
+	// will be replaced by a new clone.
+	Reclone bool
 }
 
 // Files and names on a node's host.
@@ -134,6 +143,7 @@ type etcd3 struct {
 type bootstrap struct {
 	DCS    map[string]any `yaml:"dcs"`
 	Initdb []any          `yaml:"initdb"`
+	HBA    []string       `yaml:"pg_hba,omitempty"`
 }
 
 type postgreSQL struct {
@@ -149,7 +159,9 @@ type postgreSQL struct {
 }
 
 type watchdog struct {
-	Mode string `yaml:"mode"`
+	Mode         string `yaml:"mode"`
+	Device       string `yaml:"device,omitempty"`
+	SafetyMargin *int64 `yaml:"safety_margin,omitempty"`
 }
 
 // config renders the node's configuration file. Only with bootstrapping does
@@ -158,32 +170,26 @@ type watchdog struct {
 // the first node has it, and only until the database is there.
 func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 	c := n.Cluster
-	v6 := false
-	if a, err := netip.ParseAddr(n.Address); err == nil && a.Is6() {
-		v6 = true
-	}
-	everywhere := "0.0.0.0"
-	if v6 {
-		everywhere = "*"
-	}
 	tls := func(user, password string) authentication {
 		return authentication{Username: user, Password: password, SSLMode: "verify-ca", SSLRootCert: c.authorityPath()}
 	}
 	f := configFile{
 		Scope: c.Scope, Namespace: c.Namespace, Name: n.Name,
 		RestAPI: restAPI{
-			Listen:         net.JoinHostPort(everywhere, strconv.Itoa(c.APIPort)),
+			Listen:         net.JoinHostPort(n.apiListen(), strconv.Itoa(c.APIPort)),
 			ConnectAddress: net.JoinHostPort(n.Address, strconv.Itoa(c.APIPort)),
 			CertFile:       n.leaf().Certificate, KeyFile: n.leaf().Key, CAFile: c.authorityPath(),
 			Authentication: authentication{Username: c.Users.API, Password: s.API},
-			Allowlist:      append([]string{"127.0.0.1", "::1"}, c.APIAllowlist...),
+			Allowlist:      n.apiAllowlist(),
 			Members:        true,
 		},
 		Ctl:      ctl{CACert: c.authorityPath()},
 		Etcd3:    etcd3{Protocol: "http"},
-		Watchdog: watchdog{Mode: "off"},
+		Watchdog: n.Watchdog.section(),
 		PostgreSQL: postgreSQL{
-			Listen:         everywhere + ":" + strconv.Itoa(c.PostgresPort),
+			// Both families, whichever of them the address is of: who may
+			// connect is the business of pg_hba.
+			Listen:         "*:" + strconv.Itoa(c.PostgresPort),
 			ConnectAddress: net.JoinHostPort(n.Address, strconv.Itoa(c.PostgresPort)),
 			DataDir:        n.DataDir, BinDir: postgres.BinDir(n.major()), PGPass: pgpassPath, UnixSocket: true,
 			Authentication: map[string]any{
@@ -203,9 +209,6 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 		},
 		Tags: n.Tags,
 	}
-	if everywhere == "*" {
-		f.RestAPI.Listen = "[::]:" + strconv.Itoa(c.APIPort)
-	}
 	for _, name := range c.Etcd.Names() {
 		f.Etcd3.Hosts = append(f.Etcd3.Hosts, net.JoinHostPort(c.Etcd.Members[name].Address, strconv.Itoa(c.Etcd.ClientPort)))
 	}
@@ -214,28 +217,68 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 		f.Etcd3.CACert, f.Etcd3.Cert, f.Etcd3.Key = c.etcdAuthorityPath(), n.etcdLeaf().Certificate, n.etcdLeaf().Key
 	}
 	if c.Etcd.Auth {
-		f.Etcd3.Username, f.Etcd3.Password = c.etcdUser(), s.Etcd
+		f.Etcd3.Username, f.Etcd3.Password = s.etcdUser(c), s.Etcd
 	}
 	if bootstrapping {
 		// The dynamic configuration is in etcd already: Patroni takes that
 		// one. An empty one here keeps its validator content.
-		f.Bootstrap = &bootstrap{DCS: map[string]any{}, Initdb: c.Initdb.options()}
+		f.Bootstrap = &bootstrap{DCS: map[string]any{}, Initdb: c.Initdb.options(n.major())}
+		if before(n.Patroni, 3, 1, 0) {
+			// Its validator asks for it. Patroni takes the dynamic one.
+			f.Bootstrap.HBA = []string{"local all all peer"}
+		}
 	}
 	b, err := yaml.Marshal(f)
 	if err != nil {
 		panic(err) // plain types only
 	}
-	return remote.File{
-		Path:    ConfigPath,
-		Content: append([]byte("# Written by the pgha provider; changes are overwritten.\n"), b...),
-		Owner:   "root", Group: account, Mode: "0640", Sensitive: true,
-	}
+	return configOf(append([]byte("# Written by the pgha provider; changes are overwritten.\n"), b...))
 }
 
-func (i Initdb) options() []any {
+// configOf is Patroni's configuration file with the given content.
+func configOf(content []byte) remote.File {
+	return remote.File{Path: ConfigPath, Content: content, Owner: "root", Group: account, Mode: "0640", Sensitive: true}
+}
+
+// apiListen is where the REST API listens. Patroni opens one socket. One for
+// IPv6 takes IPv4 as well, but sees such clients at addresses that are in no
+// network of the allowlist, nor members; so it is used only where the others
+// come by IPv6.
+func (n Node) apiListen() string {
+	if a, err := netip.ParseAddr(n.Address); err == nil && a.Is6() || n.NamedIPv6 {
+		return "::"
+	}
+	return "0.0.0.0"
+}
+
+// apiAllowlist are the addresses, besides the members', from which the REST API
+// takes orders. We come from the host itself, by IPv4.
+func (n Node) apiAllowlist() []string {
+	list := append([]string{"127.0.0.1", "::1"}, n.Cluster.APIAllowlist...)
+	if n.apiListen() != "::" {
+		return list
+	}
+	for _, entry := range list {
+		if a, err := netip.ParseAddr(entry); err == nil && a.Is4() {
+			list = append(list, netip.AddrFrom16(a.As16()).String())
+		}
+		if p, err := netip.ParsePrefix(entry); err == nil && p.Addr().Is4() {
+			mapped := netip.AddrFrom16(p.Addr().As16())
+			list = append(list, fmt.Sprintf("%s/%d", mapped, 96+p.Bits()))
+		}
+	}
+	return list
+}
+
+// options are initdb's, for a major version of PostgreSQL: from 18 on it makes
+// checksums unless told not to.
+func (i Initdb) options(major int) []any {
 	o := []any{map[string]string{"encoding": i.Encoding}, map[string]string{"locale": i.Locale}}
-	if i.DataChecksums {
+	switch {
+	case i.DataChecksums:
 		o = append(o, "data-checksums")
+	case major >= 18:
+		o = append(o, "no-data-checksums")
 	}
 	return o
 }

@@ -2,9 +2,11 @@ package patroni
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
@@ -42,12 +44,20 @@ func (m *Manager) open(ctx context.Context, c Cluster) (*Doer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.Secrets != nil {
-		for _, s := range k.Secrets.all() {
-			m.Redact.Add(s)
+	for _, known := range []*Secrets{k.Secrets, k.Next} {
+		if known != nil {
+			m.learn(*known)
 		}
 	}
-	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner}, nil
+	k.complete(c)
+	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner, Redact: m.Redact}, nil
+}
+
+// learn keeps secrets out of everything that is said from now on.
+func (m *Manager) learn(s Secrets) {
+	for _, secret := range s.all() {
+		m.Redact.Add(secret)
+	}
 }
 
 // lockHost keeps other applies away from one host.
@@ -57,7 +67,8 @@ func (m *Manager) lockHost(ctx context.Context, n Node) (context.Context, func()
 }
 
 // ApplyNode brings a node to what the spec says. It is the same for a new one,
-// one whose create was cut off, and one that drifted.
+// one whose create was cut off, and one that drifted. A broken replica is cloned
+// again only if the plan has said so.
 func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	ctx, unlock, err := m.lockHost(ctx, n)
 	if err != nil {
@@ -71,9 +82,40 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	if err := n.Cluster.Require(do.Known); err != nil {
 		return err
 	}
+	if do.Known.Next != nil {
+		return unfinished(n)
+	}
+	if err := do.checkEtcd(ctx, n); err != nil {
+		return err
+	}
 	f, err := m.probeWithLists(ctx, n, do)
 	if err != nil {
 		return err
+	}
+	n.NamedIPv6 = f.namedIPv6(n)
+	if err := m.checkWatchdog(ctx, n); err != nil {
+		return err
+	}
+	if f.Facts.Unit(Unit).Running() && (f.Marker != nil || f.Foreign.is(n)) {
+		if st, err := do.status(ctx, n); err == nil {
+			if n.Cluster.Adopted() && adoptedPrefix+st.SystemID != n.Cluster.UID {
+				return &problem.Error{
+					Host: n.Target.Name, Step: "check whose PostgreSQL this is", Cause: fmt.Errorf("its system identifier is %s, and the cluster's is %s", st.SystemID, strings.TrimPrefix(n.Cluster.UID, adoptedPrefix)),
+					Left: "everything on the host.", Do: "find out whose data it is before anything else.",
+				}
+			}
+			if f.Broken, err = do.broken(ctx, n, st); err != nil {
+				return err
+			}
+		}
+	}
+	if f.Broken != "" && !n.Reclone {
+		return unannounced(n, f.Broken)
+	}
+	if n.takesOver() && !hasDatabase(do.Known) {
+		if f.Standalone, err = do.standalone(ctx, n); err != nil {
+			return err
+		}
 	}
 	var etcdAuthority []byte
 	if n.Cluster.Etcd.TLS {
@@ -83,7 +125,40 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
+	if _, noted := do.Known.Nodes[n.Name]; !noted {
+		made, err := do.announce(ctx, n, record(n, f))
+		if err != nil {
+			return err
+		}
+		defer made(ctx)
+	}
 	return engine.Run(ctx, plan, m.Observe)
+}
+
+// announce notes in etcd that a node is being made, until that is done or this
+// process is gone, and looks at the others once more. All nodes of a new cluster
+// are made side by side, and none is there when they are planned: of two that do
+// not fit together, at least the later one sees the other here, before anything
+// is done on its host.
+func (d *Doer) announce(ctx context.Context, n Node, r NodeRecord) (made func(context.Context), err error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	// A key of its own for each process: none waits for one that was killed.
+	l, err := d.KV.Lock(ctx, n.Cluster.announcePrefix()+n.Name+"/"+url.PathEscape(d.Runner), string(b), clusterLockTTL)
+	if err != nil {
+		return nil, err
+	}
+	k, err := n.Cluster.Load(ctx, d.KV)
+	if err == nil {
+		err = errors.Join(unfit(n, r, k)...)
+	}
+	if err != nil {
+		l.Release(ctx)
+		return nil, err
+	}
+	return l.Release, nil
 }
 
 // probeWithLists probes, and if the host's package lists do not have a wanted
@@ -95,7 +170,7 @@ func (m *Manager) probeWithLists(ctx context.Context, n Node, do *Doer) (NodeFac
 		return f, err
 	}
 	renew := do.step(n, "patroni.lists", "renew the package lists", engine.Safe, func(ctx context.Context) error {
-		return remote.UpdateLists(ctx, h)
+		return remote.Apt{Host: h, Log: m.Log}.UpdateLists(ctx)
 	})
 	if err := engine.Run(ctx, engine.Sequence(renew), m.Observe); err != nil {
 		return f, err
@@ -116,7 +191,29 @@ func (m *Manager) PreviewNode(ctx context.Context, n Node) (engine.Plan, error) 
 	if err != nil {
 		return engine.Plan{}, err
 	}
+	n.NamedIPv6 = f.namedIPv6(n)
+	if do.Known.Next != nil {
+		// The cluster's turn comes first, and then these are in force.
+		do.Known.Secrets, do.Known.Next = do.Known.Next, nil
+	}
 	return NodePlan(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
+}
+
+// FitsNode says why a node that is to be made cannot be in one cluster with the
+// nodes that there are, as far as that can be seen now: of a cluster or a host
+// that cannot be asked yet it says nothing.
+func (m *Manager) FitsNode(ctx context.Context, n Node) error {
+	do, err := m.open(ctx, n.Cluster)
+	if err != nil || n.Cluster.Require(do.Known) != nil || len(without(sortedKeys(do.Known.Nodes), n.Name)) == 0 {
+		return nil
+	}
+	var p remote.Probe
+	p.OS()
+	facts, err := p.Run(ctx, m.Fleet.Host(n.Target))
+	if err != nil {
+		return nil
+	}
+	return errors.Join(unfit(n, record(n, NodeFacts{Facts: facts}), do.Known)...)
 }
 
 // ObservedNode is what Read found on a node's host.
@@ -155,7 +252,31 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 	if o.Patroni != "" {
 		wanted.Patroni = o.Patroni
 	}
-	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: Known{Authority: f.Facts.Path(n.Cluster.authorityPath()).Content}}
+	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: Known{Authority: f.Facts.Path(n.Cluster.authorityPath()).Content}, Redact: m.Redact}
+	if f.Foreign != nil {
+		if _, err := do.remember(n, f.Foreign.text); err != nil {
+			return ObservedNode{}, err
+		}
+	}
+	var trouble []string
+	if f.Facts.Unit(Unit).Running() {
+		st, err := do.status(ctx, n)
+		switch {
+		case err != nil:
+			trouble = append(trouble, n.Target.Name+": Patroni does not answer: "+err.Error())
+		default:
+			o.SystemID = st.SystemID
+			if f.Broken, err = do.broken(ctx, n, st); err != nil {
+				m.Log.WarnContext(ctx, "unable to look into the replica's state", "node", n.Name, "error", err)
+			}
+			if n.Watchdog.Mode == "required" && st.WatchdogFailed {
+				trouble = append(trouble, n.Target.Name+": Patroni cannot use "+n.Watchdog.device()+", so that the node cannot lead")
+			}
+			if st.State != "running" && st.State != "starting" && !strings.HasPrefix(st.State, "creating replica") {
+				trouble = append(trouble, fmt.Sprintf("%s: PostgreSQL is %s", n.Target.Name, st.State))
+			}
+		}
+	}
 	plan, err := NodePlan(wanted, f, nil, nil, m.Now(), do)
 	switch {
 	case err != nil:
@@ -167,18 +288,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 	default:
 		o.Drift = plan.Describe(engine.Safe)
 	}
-	if f.Facts.Unit(Unit).Running() {
-		st, err := do.status(ctx, n)
-		switch {
-		case err != nil:
-			o.Drift = append(o.Drift, n.Target.Name+": Patroni does not answer: "+err.Error())
-		default:
-			o.SystemID = st.SystemID
-			if st.State != "running" && st.State != "starting" && !strings.HasPrefix(st.State, "creating replica") {
-				o.Drift = append(o.Drift, fmt.Sprintf("%s: PostgreSQL is %s", n.Target.Name, st.State))
-			}
-		}
-	}
+	o.Drift = append(o.Drift, trouble...)
 	return o, nil
 }
 
@@ -208,6 +318,9 @@ func (m *Manager) DestroyNode(ctx context.Context, n Node, purge bool) error {
 	if do.Known, err = n.Cluster.Load(ctx, do.KV); err != nil {
 		return err
 	}
+	if err := do.putBack(ctx, n.Cluster); err != nil {
+		return err
+	}
 	f, err := ProbeNode(ctx, m.Fleet.Host(n.Target), n)
 	if err != nil {
 		return &problem.Error{
@@ -215,13 +328,16 @@ func (m *Manager) DestroyNode(ctx context.Context, n Node, purge bool) error {
 			Do: "bring the host back. If it is gone for good: terraform state rm this resource; the cluster forgets the member by itself.",
 		}
 	}
-	if f.Marker == nil && !f.Facts.Unit(Unit).Running() {
+	if f.Marker == nil && !f.Facts.Unit(Unit).Running() && !f.Foreign.is(n) {
 		return engine.Run(ctx, engine.Sequence(do.forget(n)), m.Observe)
 	}
 	if f.Marker != nil && (f.Marker.Scope != n.Cluster.Scope || f.Marker.Node != n.Name) {
 		return nodeOwnership(n, f, nil)
 	}
-	if do.Known.Record != nil && do.Known.Secrets != nil {
+	if n.Cluster.Adopted() && do.Known.Record == nil {
+		do.Known.Record = &Record{UID: n.Cluster.UID, DeletionProtection: true}
+	}
+	if do.Known.Record != nil && (do.Known.Secrets != nil || n.Cluster.Adopted()) {
 		if err := Protected(n, do.Known); err != nil {
 			return err
 		}

@@ -22,6 +22,11 @@ func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time
 		return engine.Plan{}, err
 	}
 	p := nodePlanner{n: n, f: f, k: k, etcdAuthority: etcdAuthority, now: now, do: do}
+	if k != nil && n.takesOver() && !hasDatabase(*k) {
+		if err := p.checkTakeOver(); err != nil {
+			return engine.Plan{}, err
+		}
+	}
 	if k == nil {
 		p.authority, p.etcdAuthority = f.Facts.Path(n.Cluster.authorityPath()).Content, f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
 	} else {
@@ -40,10 +45,20 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 	}
 	m, unit := f.Marker, f.Facts.Unit(Unit)
 	data := f.Facts.Path(n.DataDir)
+	var debians []remote.DebianCluster
+	if m == nil && !f.Foreign.is(n) {
+		debians = f.debianClusters(n)
+	}
+	if f.Standalone != nil {
+		debians = slices.DeleteFunc(debians, func(c remote.DebianCluster) bool { return c.String() == n.Cluster.TakeOver.Debian })
+	}
+	debian := func(of func(remote.DebianCluster) bool) bool { return slices.ContainsFunc(debians, of) }
 	switch {
+	case debian(func(c remote.DebianCluster) bool { return c.DataDir == n.DataDir }):
+		// refused below
 	case m != nil && (m.Scope != n.Cluster.Scope || m.Namespace != n.Cluster.Namespace):
 		refuse(fmt.Sprintf("this host's Patroni belongs to the cluster %q, as its node %q (%s says so)", m.Scope, m.Node, MarkerPath),
-			fmt.Sprintf("choose another host, or manage that node: terraform import 'pgha_patroni_node.%s' '%s/%s'", label(m.Node), m.Scope, m.Node))
+			"choose another host, or change that node in the configuration that made it.")
 	case m != nil && m.Node != n.Name:
 		refuse(fmt.Sprintf("this host is the node %q of the cluster, not %q", m.Node, n.Name), "give the node the name it has; a node cannot be renamed.")
 	case m != nil && m.DataDir != n.DataDir:
@@ -51,6 +66,10 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 			"a data directory is not moved in place: remove the node, and create it again with the new data_directory; it is then cloned there.")
 	case m != nil:
 		// ours
+	case f.Standalone != nil:
+		// it is to be taken over, see checkTakeOver
+	case f.Foreign.is(n):
+		// somebody else made it, and it is this very node
 	case unit.Running() || unit.Active == "activating":
 		refuse("a Patroni that is not ours is running on this host", "stop and disable it if nothing needs it, or choose another host.")
 	case data.Type == remote.Dir && !data.Empty:
@@ -59,50 +78,83 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 	case data.Exists() && data.Type != remote.Dir:
 		refuse(n.DataDir+" is not a directory", "choose another data_directory.")
 	}
-	if m == nil {
-		if clusters := f.debianClusters(n); len(clusters) > 0 {
-			refuse("Debian's own PostgreSQL cluster "+strings.Join(clusters, ", ")+" is on this host",
-				"if nothing needs it, remove it (pg_dropcluster --stop "+strings.ReplaceAll(clusters[0], "/", " ")+"), then apply again.")
-		}
+	for _, c := range debians {
+		refuse(c.Describe()+" is on this host", c.Removal()+"; then apply again.")
+	}
+	if m == nil && !f.Foreign.is(n) {
 		for port, what := range map[int]string{n.Cluster.PostgresPort: "postgresql_port", n.Cluster.APIPort: "rest_api_port"} {
-			if l := f.Facts.Port(port); len(l) > 0 {
+			if f.Standalone != nil && port == f.Standalone.Port {
+				continue
+			}
+			if l := f.Facts.Port(port); len(l) > 0 && !debian(func(c remote.DebianCluster) bool { return c.Running && c.Port == port }) {
 				refuse(fmt.Sprintf("port %d (%s) is in use: %s", port, what, strings.Join(l, ", ")), "stop what uses it, or choose another port.")
 			}
 		}
 	}
-	if k != nil {
-		for _, name := range sortedKeys(k.Nodes) {
-			other := k.Nodes[name]
-			if name != n.Name && postgres.SlotName(name) == postgres.SlotName(n.Name) {
-				refuse(fmt.Sprintf("the nodes %q and %q would share the replication slot %s", n.Name, name, postgres.SlotName(name)), "choose a name that differs in more than case and punctuation.")
-			}
-			if machine := f.Facts.OS().MachineID; name == n.Name && other.MachineID != machine {
-				if _, alive := k.Members[name]; alive {
-					refuse(fmt.Sprintf("the cluster has a running node %q on another machine, at %s", name, other.Address), "choose another name, or remove that node first.")
-				}
-			}
-			if name != n.Name && other.Major != 0 && other.Major != n.major() {
-				refuse(fmt.Sprintf("PostgreSQL %d is wanted here, and node %q has %d: one cluster has one major version", n.major(), name, other.Major),
-					"set versions.postgresql to the same major version on all nodes.")
-			}
-			if codename := f.Facts.OS().Codename; name != n.Name && other.Codename != "" && other.Codename != codename {
-				refuse(fmt.Sprintf("this host runs Debian %q and node %q runs %q: their C libraries sort text differently, so that indexes copied between them would be corrupt", codename, name, other.Codename),
-					"use one release of Debian for all nodes of a cluster.")
-			}
+	if d := f.Facts.Disk(n.DataDir); len(errs) == 0 && !f.hasData(n) {
+		if why := d.TooSmall(leastDisk); why != "" {
+			refuse(why+", where "+n.DataDir+" is to be", "make room or mount a larger disk there, or choose another data_directory.")
 		}
+	}
+	if k != nil {
+		errs = append(errs, unfit(n, record(n, f), *k)...)
 	}
 	return errors.Join(errs...)
 }
 
-// label makes a resource label of a name.
-func label(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '.' {
-			return '_'
+// unfit says why the node cannot be in one cluster with those that etcd knows.
+func unfit(n Node, own NodeRecord, k Known) []error {
+	var errs []error
+	refuse := func(cause, do string) {
+		errs = append(errs, &problem.Error{
+			Host: n.Target.Name, Step: "check that the node fits into the cluster", Cause: errors.New(cause), Left: "everything on the host.", Do: do,
+		})
+	}
+	others := k.Announced
+	for _, name := range sortedKeys(k.Nodes) {
+		r := k.Nodes[name]
+		r.Name = name
+		others = append(others, r)
+	}
+	for _, other := range others {
+		name := other.Name
+		if name == n.Name {
+			// At our own address nobody else can be running: there the key of
+			// a machine that was replaced only has not run out yet.
+			if other.MachineID != own.MachineID && other.Address != n.Address {
+				if _, alive := k.Members[name]; alive {
+					refuse(fmt.Sprintf("the cluster has a running node %q on another machine, at %s", name, other.Address), "choose another name, or remove that node first.")
+				}
+			}
+			continue
 		}
-		return r
-	}, name)
+		if postgres.SlotName(name) == postgres.SlotName(n.Name) {
+			refuse(fmt.Sprintf("the nodes %q and %q would share the replication slot %s", n.Name, name, postgres.SlotName(name)), "choose a name that differs in more than case and punctuation.")
+		}
+		if other.Major != 0 && other.Major != own.Major {
+			refuse(fmt.Sprintf("PostgreSQL %d is wanted here, and node %q has %d: one cluster has one major version", own.Major, name, other.Major),
+				"set versions.postgresql to the same major version on all nodes.")
+		}
+		if other.Codename != "" && other.Codename != own.Codename {
+			refuse(fmt.Sprintf("this host runs Debian %q and node %q runs %q: their C libraries sort text differently, so that indexes copied between them would be corrupt", own.Codename, name, other.Codename),
+				"use one release of Debian for all nodes of a cluster.")
+		}
+	}
+	return errs
 }
+
+// record is what is noted of a node in etcd.
+func record(n Node, f NodeFacts) NodeRecord {
+	os := f.Facts.OS()
+	return NodeRecord{
+		Name: n.Name, Address: n.Address, Target: n.Target, MachineID: os.MachineID,
+		DataDir: n.DataDir, Major: n.major(), Codename: os.Codename,
+	}
+}
+
+// leastDisk is what a database needs that has nothing in it yet, with its first
+// WAL, in bytes.
+const leastDisk = 256 << 20
 
 type nodePlanner struct {
 	n             Node
@@ -119,6 +171,12 @@ func (p *nodePlanner) marker(joined bool) Marker {
 		Scope: p.n.Cluster.Scope, Namespace: p.n.Cluster.Namespace, UID: p.n.Cluster.UID, Node: p.n.Name,
 		MachineID: p.f.Facts.OS().MachineID, DataDir: p.n.DataDir, Joined: joined,
 	}
+	if p.f.Foreign != nil {
+		if text, err := p.f.Foreign.Merge(p.n); err == nil {
+			m.Files = map[string]string{ConfigPath: remote.File{Content: text}.SHA256()}
+		}
+		return m
+	}
 	if p.k != nil && p.k.Secrets != nil {
 		m.Files = map[string]string{ConfigPath: p.n.config(*p.k.Secrets, false).SHA256()}
 	}
@@ -126,17 +184,34 @@ func (p *nodePlanner) marker(joined bool) Marker {
 }
 
 func (p *nodePlanner) plan() (engine.Plan, error) {
+	if p.n.Cluster.Adopted() {
+		return p.adopted()
+	}
 	n, f, do := p.n, p.f, p.do
 	var plan engine.Plan
 	if f.Marker == nil || f.Marker.Released || f.Marker.UID != n.Cluster.UID && n.Cluster.UID != "" {
 		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Scope))
 	}
+	if f.Standalone != nil {
+		plan = plan.Then(do.register(n, p.record())) // the others wait for it from now on
+	}
 	packages, err := p.packages()
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	plan = plan.ThenPlan(packages).ThenPlan(p.certificates())
-	if !f.Facts.Path(n.DataDir).Exists() {
+	running := f.Facts.Unit(Unit).Running()
+	due := f.Marker != nil && f.Marker.ReloadDue
+	changed := p.configChanged() || due && running
+	certificates, renewed := p.certificates()
+	plan = plan.ThenPlan(packages)
+	if running && !due && p.k != nil && f.Marker != nil && (changed || renewed) {
+		m := *f.Marker
+		m.ReloadDue = true
+		due = true
+		plan = plan.Then(do.mark(n, m, "note that the node has to be reloaded"))
+	}
+	plan = plan.ThenPlan(certificates)
+	if dir := f.Facts.Path(n.DataDir); !dir.Exists() || dir.Owner != account {
 		plan = plan.Then(do.makeDataDir(n))
 	}
 	reload := f.Facts.Unit(Unit).NeedsReload
@@ -152,19 +227,27 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	if f.Facts.Unit(Unit).Enabled != "enabled" {
 		plan = plan.Then(do.enable(n))
 	}
-	running := f.Facts.Unit(Unit).Running()
-	changed := p.configChanged()
+	plan = plan.ThenPlan(p.watchdog())
 	switch {
+	case running && changed && p.locked():
+		plan = plan.Then(do.register(n, p.record()), do.unlock(n))
+	case running && changed && !f.hasData(n) && p.k != nil:
+		plan = plan.Then(do.register(n, p.record()), do.reform(n))
 	case running && changed:
 		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
+	case !running && f.Standalone != nil && f.Standalone.Online:
+		plan = plan.ThenPlan(p.takeOver())
 	case !running && (f.hasData(n) || p.k == nil):
 		// The data decides: a node with a database only has to start.
 		plan = plan.Then(do.register(n, p.record()), do.startWithData(n))
 	case !running:
 		plan = plan.Then(do.register(n, p.record()), do.form(n))
 	}
-	if !p.marked() {
-		if running && !changed {
+	if running && f.Broken != "" {
+		plan = plan.Then(do.reinitialise(n, f.Broken))
+	}
+	if !p.marked() || due && p.k != nil {
+		if running && !changed && !p.marked() {
 			plan = plan.Then(do.register(n, p.record()), do.member(n))
 		}
 		plan = plan.Then(do.mark(n, p.marker(true), "note that the node is complete"))
@@ -195,13 +278,17 @@ func (p *nodePlanner) configChanged() bool {
 	return have.Type != remote.Regular || want != "" && have.SHA256 != want || have.Mode != "640" || have.Group != account
 }
 
-func (p *nodePlanner) record() NodeRecord {
-	os := p.f.Facts.OS()
-	return NodeRecord{
-		Name: p.n.Name, Address: p.n.Address, Target: p.n.Target, MachineID: os.MachineID,
-		DataDir: p.n.DataDir, Major: p.n.major(), Codename: os.Codename,
+// locked reports whether Patroni runs and has not come as far as its REST API: it
+// waits for etcd, and does not read its file again before it was let in.
+func (p *nodePlanner) locked() bool {
+	if p.k == nil {
+		return false
 	}
+	_, member := p.k.Members[p.n.Name]
+	return !member && len(p.f.Facts.Port(p.n.Cluster.APIPort)) == 0
 }
+
+func (p *nodePlanner) record() NodeRecord { return record(p.n, p.f) }
 
 // packages installs what is pinned, exactly, and holds it.
 func (p *nodePlanner) packages() (engine.Plan, error) {
@@ -254,9 +341,10 @@ func (p *nodePlanner) packages() (engine.Plan, error) {
 	return plan, nil
 }
 
-func (p *nodePlanner) certificates() engine.Plan {
+// certificates issues what is missing or runs out. With renewed, what runs has
+// to be reloaded for it.
+func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	n, f, do := p.n, p.f, p.do
-	var plan engine.Plan
 	trusted := []remote.File{{Path: n.Cluster.authorityPath(), Content: p.authority}}
 	if n.Cluster.Etcd.TLS {
 		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
@@ -266,7 +354,6 @@ func (p *nodePlanner) certificates() engine.Plan {
 			plan = plan.Then(do.write(n, file))
 		}
 	}
-	renewed := false
 	for i, l := range n.leaves() {
 		authority := p.authority
 		if i == 1 {
@@ -284,7 +371,7 @@ func (p *nodePlanner) certificates() engine.Plan {
 	if renewed && f.Facts.Unit(Unit).Running() {
 		plan = plan.Then(do.reload(n))
 	}
-	return plan
+	return plan, renewed
 }
 
 // NodeDestroyPlan is the way to a host without the node. It is pure. Last says
@@ -299,6 +386,11 @@ func NodeDestroyPlan(n Node, f NodeFacts, purge bool, do *Doer) engine.Plan {
 		plan = plan.Then(do.stop(n))
 	}
 	plan = plan.Then(do.forget(n), do.unhold(n))
+	for _, path := range []string{watchdogModulePath, watchdogRulePath} {
+		if f.Facts.Path(path).Exists() {
+			plan = plan.Then(do.dropWatchdog(n, path))
+		}
+	}
 	if purge {
 		plan = plan.Then(do.purge(n)...)
 	} else if f.Marker != nil {

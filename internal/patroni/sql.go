@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
@@ -34,6 +35,12 @@ type ServerSetting struct {
 	Source         string // "configuration file", "command line", ...
 }
 
+// is reports whether the server runs with a value. Of archive_command it does not say
+// which one it has while archive_mode is off.
+func (s ServerSetting) is(name, want string) bool {
+	return postgres.SameSetting(name, s.Value, want) || strings.EqualFold(name, "archive_command") && s.Value == "(disabled)"
+}
+
 // serverSettings asks a node's server about parameters.
 func (d *Doer) serverSettings(ctx context.Context, n Node, names []string) (map[string]ServerSetting, error) {
 	res, err := d.host(n).Run(ctx, host.Cmd{
@@ -46,8 +53,8 @@ func (d *Doer) serverSettings(ctx context.Context, n Node, names []string) (map[
 	settings := map[string]ServerSetting{}
 	for line := range strings.Lines(string(res.Stdout)) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		if len(f) == 4 {
-			settings[strings.ToLower(f[0])] = ServerSetting{Value: f[1], PendingRestart: f[2] == "t", Source: f[3]}
+		if n := len(f); n >= 4 { // the value may have tabs
+			settings[strings.ToLower(f[0])] = ServerSetting{Value: strings.Join(f[1:n-2], "\t"), PendingRestart: f[n-2] == "t", Source: f[n-1]}
 		}
 	}
 	return settings, nil

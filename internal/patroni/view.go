@@ -14,14 +14,16 @@ import (
 
 // View is a cluster as it is now.
 type View struct {
-	Scope         string
-	SystemID      string
-	Leader        string
-	Paused        bool
-	Members       []MemberView
-	Config        Document
-	ForeignConfig []string
-	Warnings      []string
+	Scope    string
+	SystemID string
+	Leader   string
+	Paused   bool
+	Members  []MemberView
+	Config   Document
+	// Unmanaged are the paths of the dynamic configuration that somebody
+	// else made.
+	Unmanaged []string
+	Warnings  []string
 }
 
 // MemberView is one member as it is now.
@@ -52,6 +54,9 @@ func (m *Manager) View(ctx context.Context, c Cluster) (View, error) {
 	}
 	k := do.Known
 	v := View{Scope: c.Scope, SystemID: k.Initialize, Config: k.Config}
+	if k.Record != nil {
+		v.Unmanaged = Foreign(k.Config, k.Record.Owned)
+	}
 	nodes := map[string]Node{}
 	for name, r := range k.Nodes {
 		nodes[name] = Node{Cluster: c, Name: name, Target: r.Target}
@@ -65,7 +70,7 @@ func (m *Manager) View(ctx context.Context, c Cluster) (View, error) {
 		if !ok || errs[name] != nil {
 			continue
 		}
-		a, err := do.api(n)
+		a, err := do.api(ctx, n)
 		if err != nil {
 			return v, err
 		}
@@ -205,5 +210,13 @@ func (m *Manager) Credentials(ctx context.Context, c Cluster) (Credentials, erro
 	if err := c.Require(do.Known); err != nil {
 		return Credentials{}, err
 	}
-	return Credentials{Users: c.Users, Secrets: *do.Known.Secrets}, nil
+	if c.Adopted() {
+		f, _, err := do.anyForeign(ctx, c, do.Known)
+		if err != nil {
+			return Credentials{}, err
+		}
+		return Credentials{Users: f.users(), Secrets: f.secrets()}, nil
+	}
+	secrets, err := do.secretsInForce(ctx, c)
+	return Credentials{Users: c.Users, Secrets: secrets}, err
 }

@@ -29,9 +29,16 @@ func ParseHBA(line string) (HBA, error) {
 	if strings.ContainsAny(line, "\n\r\x00") {
 		return HBA{}, fmt.Errorf("a line of pg_hba must not contain a line break")
 	}
-	f := strings.Fields(line)
-	if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+	lists, err := hbaFields(line)
+	if err != nil {
+		return HBA{}, err
+	}
+	if len(lists) == 0 {
 		return HBA{}, fmt.Errorf("a line of pg_hba must not be empty or a comment")
+	}
+	var f []string
+	for _, l := range lists {
+		f = append(f, strings.Join(l, ","))
 	}
 	if strings.HasPrefix(f[0], "include") {
 		return HBA{}, fmt.Errorf("%q: included files are not on every node", line)
@@ -48,7 +55,7 @@ func ParseHBA(line string) (HBA, error) {
 		return HBA{}, fmt.Errorf("%q has %d fields; a %s line has at least %d: type, database, user%s, method",
 			line, len(f), h.Type, want, map[bool]string{true: "", false: ", address"}[h.Type == "local"])
 	}
-	h.Databases, h.Users = strings.Split(f[1], ","), strings.Split(f[2], ",")
+	h.Databases, h.Users = lists[1], lists[2]
 	rest := f[3:]
 	if h.Type != "local" {
 		h.Address, rest = rest[0], rest[1:]
@@ -74,6 +81,52 @@ func ParseHBA(line string) (HBA, error) {
 	return h, nil
 }
 
+// hbaFields splits a line as PostgreSQL does (hba.c): fields are separated by
+// blanks, what is in a field by commas, and neither counts between double quotes.
+// The quotes stay, because they take its meaning from a word such as "all".
+func hbaFields(line string) ([][]string, error) {
+	var fields [][]string
+	var word strings.Builder
+	quoted, inWord, comma := false, false, false
+	end := func() {
+		if !inWord {
+			return
+		}
+		if comma && len(fields) > 0 {
+			fields[len(fields)-1] = append(fields[len(fields)-1], word.String())
+		} else {
+			fields = append(fields, []string{word.String()})
+		}
+		word.Reset()
+		inWord, comma = false, false
+	}
+	for _, c := range line {
+		switch {
+		case c == '"':
+			quoted, inWord = !quoted, true
+			word.WriteRune(c)
+		case quoted:
+			word.WriteRune(c)
+		case c == '#':
+			end()
+			return fields, nil
+		case c == ',':
+			end()
+			comma = true
+		case c == ' ' || c == '\t':
+			end()
+		default:
+			inWord = true
+			word.WriteRune(c)
+		}
+	}
+	if quoted {
+		return nil, fmt.Errorf("%q has a quote that does not end", line)
+	}
+	end()
+	return fields, nil
+}
+
 // Admits reports whether the line is the kind that lets a user from other hosts
 // into a database (or, for the database "replication", replicate) with a
 // password over TLS. Which addresses it is for is not looked at.
@@ -87,4 +140,20 @@ func (h HBA) Admits(database, user string) bool {
 		db = true
 	}
 	return db && (slices.Contains(h.Users, "all") || slices.Contains(h.Users, user) || slices.Contains(h.Users, `"`+user+`"`))
+}
+
+// Loopback reports whether the line is for connections that a server makes to
+// itself, by way of localhost.
+func (h HBA) Loopback() bool {
+	switch h.Address {
+	case "all", "samehost", "samenet", "localhost":
+		return true
+	}
+	if address, mask, ok := strings.Cut(h.Address, " "); ok {
+		a, err1 := netip.ParseAddr(address)
+		m, err2 := netip.ParseAddr(mask)
+		return err1 == nil && err2 == nil && a.Is4() && m.Is4() && a.As4()[0]&m.As4()[0] == 127&m.As4()[0]
+	}
+	p, err := netip.ParsePrefix(h.Address)
+	return err == nil && p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }

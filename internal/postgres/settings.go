@@ -92,6 +92,9 @@ func NeedsRestart(name string) bool {
 // CheckSetting says what is wrong with a value for a parameter, as far as it
 // can be known without asking a server.
 func CheckSetting(major int, name, value string) error {
+	if strings.ContainsAny(value, "\n\x00") {
+		return fmt.Errorf("%s must not contain line breaks", name)
+	}
 	s, found, known := Lookup(major, name)
 	switch {
 	case !found && strings.Contains(name, "."):
@@ -133,10 +136,6 @@ func (s Setting) check(value string) error {
 		high, errHigh := strconv.ParseFloat(s.Max, 64)
 		if errLow == nil && n < low || errHigh == nil && n > high {
 			return fmt.Errorf("%s is %s; it must be between %s and %s%s", s.Name, value, s.Min, s.Max, s.inUnit())
-		}
-	case "string":
-		if strings.ContainsAny(value, "\n\x00") {
-			return fmt.Errorf("%s must not contain line breaks", s.Name)
 		}
 	}
 	return nil

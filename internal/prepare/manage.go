@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -26,8 +27,14 @@ type Marker struct {
 	SysctlBefore map[string]string `json:"sysctl_before,omitempty"`
 	// ChronyInstalled: we installed it, so we remove it.
 	ChronyInstalled bool `json:"chrony_installed,omitempty"`
+	// CheckTime: a clock that nothing keeps is reported. It changes nothing on the
+	// host, and is noted for whoever imports it.
+	CheckTime bool `json:"check_time,omitempty"`
 	// HostsEntries: there is a part of /etc/hosts that is ours.
 	HostsEntries bool `json:"hosts_entries,omitempty"`
+	// Pending is what an apply has begun and not finished, although the files
+	// on the host look as if it had: "chrony", "lists", "sysctl".
+	Pending []string `json:"pending,omitempty"`
 }
 
 func (m Marker) file() remote.File {
@@ -71,7 +78,7 @@ func Probe(ctx context.Context, h host.Host, s Spec) (Facts, error) {
 func probe(ctx context.Context, h host.Host, s Spec, m *Marker) (Facts, error) {
 	var p remote.Probe
 	p.OS().Clock().Content(MarkerPath).Content(hostsPath).Disk(s.Preflight.DiskPath).
-		Lookup(s.Target.Address).Package("chrony").Addresses().Content(remote.GuardPath)
+		Lookup(s.Target.Address).Package("chrony").Addresses().Content(remote.GuardPath).DebianClusters()
 	for _, f := range s.files() {
 		p.Path(f.Path)
 	}
@@ -101,8 +108,9 @@ func probe(ctx context.Context, h host.Host, s Spec, m *Marker) (Facts, error) {
 }
 
 // Plan is the way from the facts to the prepared host. It is pure.
-func Plan(s Spec, f Facts, h host.Host) engine.Plan {
-	next := Marker{Name: s.Target.Name, MachineID: f.OS().MachineID, SysctlBefore: map[string]string{}, HostsEntries: len(s.Hosts) > 0}
+func Plan(s Spec, f Facts, h host.Host, log *slog.Logger) engine.Plan {
+	apt := remote.Apt{Host: h, Log: log}
+	next := Marker{Name: s.Target.Name, MachineID: f.OS().MachineID, SysctlBefore: map[string]string{}, CheckTime: s.CheckTime, HostsEntries: len(s.Hosts) > 0}
 	var before Marker
 	if f.Marker != nil {
 		before = *f.Marker
@@ -115,7 +123,7 @@ func Plan(s Spec, f Facts, h host.Host) engine.Plan {
 		return engine.Step{ID: id, Host: s.Target.Name, Title: title, Do: do}
 	}
 	var plan engine.Plan
-	lists, sysctl := false, false
+	lists, sysctl := slices.Contains(before.Pending, "lists"), slices.Contains(before.Pending, "sysctl")
 	isApt := func(path string) bool { return strings.HasPrefix(path, "/etc/apt/") }
 	for _, file := range s.files() {
 		next.Files = append(next.Files, file.Path)
@@ -136,7 +144,7 @@ func Plan(s Spec, f Facts, h host.Host) engine.Plan {
 	}
 	if remote.Guarded(f.Path(remote.GuardPath)) {
 		plan = plan.Then(step("host.guard", "remove "+remote.GuardPath+", which a run that was killed left behind", func(ctx context.Context) error {
-			return remote.RemoveGuard(ctx, h)
+			return apt.RemoveGuard(ctx)
 		}))
 	}
 	if len(stale) > 0 {
@@ -173,24 +181,31 @@ func Plan(s Spec, f Facts, h host.Host) engine.Plan {
 		}))
 	}
 	if lists {
-		plan = plan.Then(step("host.lists", "renew the package lists", func(ctx context.Context) error { return remote.UpdateLists(ctx, h) }))
+		plan = plan.Then(step("host.lists", "renew the package lists", func(ctx context.Context) error { return apt.UpdateLists(ctx) }))
 	}
-	if s.InstallChrony && !f.Package("chrony").Installed && f.Clock().Service == "" {
-		next.ChronyInstalled = true
+	chrony := s.InstallChrony && (slices.Contains(before.Pending, "chrony") || !f.Package("chrony").Installed && f.Clock().Service == "")
+	next.ChronyInstalled = next.ChronyInstalled || chrony
+	during := before.with(next)
+	for what, pending := range map[string]bool{"chrony": chrony, "lists": lists, "sysctl": sysctl} {
+		if pending {
+			during.Pending = append(during.Pending, what)
+		}
 	}
-	if all := before.with(next); f.Marker == nil || !same(all, before) {
-		// Before anything else is changed, so that it can be undone.
+	slices.Sort(during.Pending)
+	if f.Marker == nil || !same(during, before) {
+		// Before anything else is changed, so that it can be undone, and
+		// taken up where it was cut off.
 		plan = engine.Sequence(step("host.mark", "note what will be changed on the host", func(ctx context.Context) error {
-			return remote.WriteFile(ctx, h, all.file())
+			return remote.WriteFile(ctx, h, during.file())
 		})).ThenPlan(plan)
 	}
-	if s.InstallChrony && !f.Package("chrony").Installed && f.Clock().Service == "" {
+	if chrony {
 		plan = plan.Then(
 			step("host.chrony", "install chrony", func(ctx context.Context) error {
-				if err := remote.UpdateLists(ctx, h); err != nil {
+				if err := apt.UpdateLists(ctx); err != nil {
 					return err
 				}
-				return remote.Install(ctx, h, remote.Pin{Name: "chrony"})
+				return apt.Install(ctx, remote.Pin{Name: "chrony"})
 			}),
 			step("host.chrony.start", "start chrony", func(ctx context.Context) error {
 				if err := remote.EnableUnit(ctx, h, "chrony.service"); err != nil {
@@ -200,7 +215,7 @@ func Plan(s Spec, f Facts, h host.Host) engine.Plan {
 			}),
 		)
 	}
-	if !same(before.with(next), next) {
+	if !same(during, next) {
 		plan = plan.Then(step("host.mark.rest", "note what is changed on the host", func(ctx context.Context) error {
 			return remote.WriteFile(ctx, h, next.file())
 		}))
@@ -227,6 +242,7 @@ func (m Marker) with(next Marker) Marker {
 	}
 	all.ChronyInstalled = m.ChronyInstalled || next.ChronyInstalled
 	all.HostsEntries = m.HostsEntries || next.HostsEntries
+	all.Pending = nil
 	return all
 }
 
@@ -238,10 +254,15 @@ type Applied struct {
 	Warnings []string
 }
 
+// lock keeps other applies away from the host.
+func (m *Manager) lock(ctx context.Context, s Spec, h host.Host) (context.Context, func(), error) {
+	return roll.LockHosts(ctx, m.Log, "/run/lock/pgha/host", roll.Hold("host "+s.Target.Name, m.Runner), []host.Host{h})
+}
+
 // Apply checks the host and brings it to what the spec says.
 func (m *Manager) Apply(ctx context.Context, s Spec) (Applied, error) {
 	h := m.Fleet.Host(s.Target)
-	ctx, unlock, err := roll.LockHosts(ctx, m.Log, "/run/lock/pgha/host", roll.Hold("host "+s.Target.Name, m.Runner), []host.Host{h})
+	ctx, unlock, err := m.lock(ctx, s, h)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -251,8 +272,12 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (Applied, error) {
 		return Applied{}, err
 	}
 	a := Applied{Facts: f}
+	findings := s.Check(f.Facts)
+	if s.Preflight.Enforce != EnforceOff && f.Marker == nil {
+		findings = append(findings, m.forwards(ctx, s, h)...)
+	}
 	var hard []error
-	for _, finding := range s.Check(f.Facts) {
+	for _, finding := range findings {
 		if finding.Soft || s.Preflight.Enforce == EnforceWarn {
 			a.Warnings = append(a.Warnings, finding.String())
 			continue
@@ -265,7 +290,26 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (Applied, error) {
 			Do: "mend what was found, change the thresholds in preflight, or set preflight.enforce = \"warn\".",
 		}
 	}
-	return a, engine.Run(ctx, Plan(s, f, h), m.Observe)
+	return a, engine.Run(ctx, Plan(s, f, h, m.Log), m.Observe)
+}
+
+// forwards finds out whether the SSH server lets connections through: etcd and
+// Patroni are reached so. Whether anybody answers at the other end is nothing to
+// worry about yet.
+func (m *Manager) forwards(ctx context.Context, s Spec, h host.Host) []Finding {
+	c, err := h.Dial(ctx, "tcp", "127.0.0.1:8008")
+	if err == nil {
+		_ = c.Close()
+	}
+	if host.KindOf(err) != host.KindForward {
+		return nil
+	}
+	var e *host.Error
+	errors.As(err, &e)
+	return []Finding{{
+		Host: s.Target.Name, Found: "an SSH server that does not forward connections (" + e.Reason() + ")",
+		Need: "it to do so, for etcd and Patroni are reached through it. " + e.Hint,
+	}}
 }
 
 // Observed is what Read found.
@@ -283,14 +327,21 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 		return Observed{}, err
 	}
 	if f.Marker == nil {
-		return Observed{Absent: true, Facts: f}, nil
+		// Where nothing is to be changed there is nothing that could be gone: a
+		// host that was imported as it was.
+		return Observed{Absent: !s.empty(), Facts: f}, nil
 	}
-	return Observed{Facts: f, Drift: Plan(s, f, h).Describe(engine.Safe)}, nil
+	return Observed{Facts: f, Drift: Plan(s, f, h, m.Log).Describe(engine.Safe)}, nil
 }
 
 // Destroy undoes what was changed on the host.
 func (m *Manager) Destroy(ctx context.Context, s Spec) error {
 	h := m.Fleet.Host(s.Target)
+	ctx, unlock, err := m.lock(ctx, s, h)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	f, err := Probe(ctx, h, s)
 	if err != nil {
 		return err
@@ -299,16 +350,21 @@ func (m *Manager) Destroy(ctx context.Context, s Spec) error {
 		return nil
 	}
 	undo := Spec{Target: s.Target}
-	plan := Plan(undo, f, h)
+	plan := Plan(undo, f, h, m.Log)
 	step := func(id, title string, do func(context.Context) error) engine.Step {
 		return engine.Step{ID: id, Host: s.Target.Name, Title: title, Do: do}
 	}
-	if f.Marker.ChronyInstalled {
+	if f.Marker.ChronyInstalled && f.Package("chrony").Installed {
 		plan = plan.Then(step("host.chrony.remove", "remove chrony, which was installed by us", func(ctx context.Context) error {
 			if err := remote.DisableUnit(ctx, h, "chrony.service"); err != nil {
 				return err
 			}
-			return remote.Remove(ctx, h, "chrony")
+			// The package would not: it may not touch services while it is
+			// removed.
+			if err := remote.StopUnit(ctx, h, "chrony.service", time.Minute); err != nil {
+				return err
+			}
+			return remote.Apt{Host: h, Log: m.Log}.Remove(ctx, "chrony")
 		}))
 	}
 	plan = plan.Then(step("host.unmark", "remove our notes from the host", func(ctx context.Context) error {

@@ -54,7 +54,7 @@ func (s Spec) Check(f *remote.Facts) []Finding {
 	}
 	c := f.Clock()
 	if c.Skew.Abs() > p.MaxClockSkew {
-		add(false, fmt.Sprintf("a clock %s %s than this machine's", c.Skew.Abs().Round(time.Millisecond), map[bool]string{true: "ahead", false: "behind"}[c.Skew > 0]),
+		add(false, fmt.Sprintf("a clock %s %s this machine's", c.Skew.Abs().Round(time.Millisecond), map[bool]string{true: "ahead of", false: "behind"}[c.Skew > 0]),
 			"at most %s apart (preflight.max_clock_skew)", p.MaxClockSkew)
 	}
 	if s.CheckTime && !s.InstallChrony && !c.Synchronized && c.Service == "" {
@@ -65,13 +65,37 @@ func (s Spec) Check(f *remote.Facts) []Finding {
 			"at most %s (preflight.max_lookup): Patroni looks it up at every start. Mend /etc/resolv.conf, or add the address to /etc/hosts (hosts_entries)", p.MaxLookup)
 	}
 	if f.Path(MarkerPath).Type == remote.Missing {
+		told := ""
 		for _, port := range p.Ports {
 			if l := f.Port(int(port)); len(l) > 0 {
-				add(false, fmt.Sprintf("port %d in use: %s", port, strings.Join(l, ", ")), "it to be free (preflight.free_ports)")
+				more := whose(f, int(port), l)
+				if more == told { // etcd has two ports
+					more = ""
+				} else if more != "" {
+					told = more
+				}
+				add(false, fmt.Sprintf("port %d in use: %s", port, strings.Join(l, ", ")), "it to be free (preflight.free_ports)%s", more)
 			}
 		}
 	}
 	return list
+}
+
+// whose says more about who listens on a port, where it is what Debian's packages
+// start by themselves when they are installed.
+func whose(f *remote.Facts, port int, listeners []string) string {
+	by := strings.Join(listeners, " ")
+	if strings.Contains(by, `"postgres"`) {
+		for _, c := range f.DebianClusters() {
+			if c.Running && c.Port == port {
+				return ". It is " + c.Describe() + ": " + c.Removal()
+			}
+		}
+	}
+	if strings.Contains(by, `"etcd"`) {
+		return ". Debian's package starts an etcd of its own when it is installed: if nothing needs this one, systemctl disable --now etcd. Its data is not touched, nor is it ever joined"
+	}
+	return ""
 }
 
 func size(bytes int64) string {

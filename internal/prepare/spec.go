@@ -99,7 +99,11 @@ func (s Spec) files() []remote.File {
 		files = append(files, remote.File{Path: sourcesPath(name), Content: []byte(r.render(name))})
 	}
 	if conf := s.Apt.conf(); conf != "" {
-		files = append(files, remote.File{Path: aptConfPath, Content: []byte(conf)})
+		file := remote.File{Path: aptConfPath, Content: []byte(conf)}
+		if strings.Contains(s.Apt.Proxy, "@") {
+			file.Mode = "0640" // it has a password
+		}
+		files = append(files, file)
 	}
 	if len(s.Sysctl) > 0 {
 		var b strings.Builder
@@ -164,18 +168,20 @@ const (
 	hostsEnd   = "# end pgha"
 )
 
-// hostsFile puts our entries between two marks into what there is.
+// hostsFile puts our entries between two marks into what there is. A mark without
+// the other one is only a line: what follows it may be somebody else's.
 func hostsFile(have []byte, entries map[string]string) []byte {
 	var out []string
-	inside := false
+	begin := -1 // where our part begins in out
 	for line := range strings.Lines(string(have)) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {
 		case line == hostsBegin:
-			inside = true
+			begin = len(out)
+		case line == hostsEnd && begin >= 0:
+			out, begin = out[:begin], -1
 		case line == hostsEnd:
-			inside = false
-		case !inside:
+		default:
 			out = append(out, line)
 		}
 	}

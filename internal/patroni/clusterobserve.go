@@ -1,0 +1,62 @@
+package patroni
+
+import (
+	"context"
+)
+
+// ObservedCluster is what Read found.
+type ObservedCluster struct {
+	Absent             bool
+	UID                string
+	Authority          []byte
+	DeletionProtection bool
+	// Live is the dynamic configuration taken apart; Foreign are the paths
+	// in it that are not ours.
+	Live    Settings
+	Foreign []string
+	// Drift is what an apply would do besides, a line each.
+	Drift []string
+}
+
+// ObserveCluster asks etcd.
+func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string) (ObservedCluster, error) {
+	do, err := m.open(ctx, c)
+	if err != nil {
+		if gone := m.gone(ctx, c); gone != stays {
+			return ObservedCluster{Absent: true}, nil
+		}
+		return ObservedCluster{}, err
+	}
+	k := do.Known
+	if c.Adopted() && k.Record == nil {
+		if err := c.present(k); err != nil {
+			return ObservedCluster{}, err
+		}
+		k.Record = &Record{UID: c.UID, DeletionProtection: true}
+	}
+	if k.Record == nil || k.Record.Released && m.releaseNoted(ctx, c, k.Record.UID) {
+		return ObservedCluster{Absent: true}, nil
+	}
+	o := ObservedCluster{
+		UID: k.Record.UID, Authority: k.Authority, DeletionProtection: k.Record.DeletionProtection,
+		Live: k.Config.Flatten(), Foreign: Foreign(k.Config, owned),
+	}
+	if k.Record.Released {
+		o.Drift = append(o.Drift, "cluster: take it up again: its removal was begun, and not finished (safe)")
+	}
+	if k.Next != nil {
+		o.Drift = append(o.Drift, "cluster: finish the change of passwords that was begun (reload)")
+	}
+	return o, nil
+}
+
+// Leader is the name of the member that holds the leader's lock, empty if none
+// does.
+func (m *Manager) Leader(ctx context.Context, c Cluster) (string, error) {
+	kv, err := m.Etcd(ctx, c.Etcd)
+	if err != nil {
+		return "", err
+	}
+	v, _, err := kv.Get(ctx, c.leaderKey())
+	return v.Value, err
+}

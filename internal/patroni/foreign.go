@@ -1,0 +1,270 @@
+package patroni
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ForeignConfig is a configuration file of Patroni's that somebody else wrote. It is
+// kept as it is, but for what is managed: the tags and the members of etcd.
+type ForeignConfig struct {
+	text []byte
+	file foreignFile
+}
+
+// foreignFile is what is read of it (Patroni documentation, "YAML Configuration
+// Settings").
+type foreignFile struct {
+	Scope     string
+	Namespace string
+	Name      string
+	RestAPI   struct {
+		Listen         string
+		ConnectAddress string `yaml:"connect_address"`
+		CertFile       string
+		VerifyClient   string `yaml:"verify_client"`
+		Authentication struct{ Username, Password string }
+		Allowlist      []string
+	}
+	Etcd       *foreignEtcd
+	Etcd3      *foreignEtcd
+	PostgreSQL struct {
+		ConnectAddress string `yaml:"connect_address"`
+		DataDir        string `yaml:"data_dir"`
+		Authentication map[string]struct{ Username, Password string }
+	}
+	Watchdog watchdog
+	Citus    map[string]any
+	Tags     map[string]any
+}
+
+type foreignEtcd struct {
+	Hosts              any
+	Host               string
+	Username, Password string
+}
+
+// ParseForeign reads such a file.
+func ParseForeign(text []byte) (*ForeignConfig, error) {
+	f := &ForeignConfig{text: text}
+	if err := yaml.Unmarshal(text, &f.file); err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w", ConfigPath, err)
+	}
+	if f.file.Namespace == "" {
+		f.file.Namespace = "service"
+	}
+	f.file.Namespace = "/" + strings.Trim(f.file.Namespace, "/") + "/"
+	return f, nil
+}
+
+// is reports whether it is the file of a node.
+func (f *ForeignConfig) is(n Node) bool {
+	return f != nil && f.file.Scope == n.Cluster.Scope && f.file.Namespace == "/"+strings.Trim(n.Cluster.Namespace, "/")+"/" && f.file.Name == n.Name
+}
+
+// unsupported says what of it this release cannot manage.
+func (f *ForeignConfig) unsupported() error {
+	switch {
+	case f.file.Etcd3 == nil && f.file.Etcd != nil:
+		return errors.New("it uses etcd's old protocol (etcd: instead of etcd3:), which etcd has dropped")
+	case f.file.Etcd3 == nil:
+		return errors.New("it does not use etcd")
+	case f.file.RestAPI.VerifyClient == "required" || f.file.RestAPI.VerifyClient == "optional":
+		return fmt.Errorf("restapi.verify_client is %q: the REST API wants client certificates that this provider cannot make", f.file.RestAPI.VerifyClient)
+	case len(f.file.Citus) > 0:
+		return errors.New("it is part of a Citus cluster")
+	case f.users().Superuser != "postgres":
+		return fmt.Errorf("the superuser is %q, not postgres", f.users().Superuser)
+	}
+	return nil
+}
+
+func (f *ForeignConfig) users() Users {
+	u := Users{Superuser: "postgres", Replication: "replicator", Rewind: "rewind_user", API: "patroni"}
+	for name, to := range map[string]*string{"superuser": &u.Superuser, "replication": &u.Replication, "rewind": &u.Rewind} {
+		if a := f.file.PostgreSQL.Authentication[name]; a.Username != "" {
+			*to = a.Username
+		}
+	}
+	if name := f.file.RestAPI.Authentication.Username; name != "" {
+		u.API = name
+	}
+	return u
+}
+
+// secrets are the passwords in the file. Where there is none it is empty.
+func (f *ForeignConfig) secrets() Secrets {
+	a := f.file.PostgreSQL.Authentication
+	s := Secrets{
+		Superuser: a["superuser"].Password, Replication: a["replication"].Password, Rewind: a["rewind"].Password,
+		API: f.file.RestAPI.Authentication.Password,
+	}
+	if f.file.Etcd3 != nil {
+		s.Etcd = f.file.Etcd3.Password
+	}
+	return s
+}
+
+// ports are those of PostgreSQL and of the REST API.
+func (f *ForeignConfig) ports() (postgres, api int) {
+	port := func(address string, otherwise int) int {
+		if i := strings.LastIndexByte(address, ':'); i >= 0 {
+			if n, err := strconv.Atoi(address[i+1:]); err == nil {
+				return n
+			}
+		}
+		return otherwise
+	}
+	return port(f.file.PostgreSQL.ConnectAddress, 5432), port(f.file.RestAPI.ConnectAddress, 8008)
+}
+
+// address is where the other nodes reach it.
+func (f *ForeignConfig) address() string {
+	host, _, err := net.SplitHostPort(f.file.PostgreSQL.ConnectAddress)
+	if err != nil {
+		return f.file.PostgreSQL.ConnectAddress
+	}
+	return host
+}
+
+// allowlist is the REST API's, without what every node may.
+func (f *ForeignConfig) allowlist() []string {
+	list := []string{}
+	for _, a := range f.file.RestAPI.Allowlist {
+		if a != "127.0.0.1" && a != "::1" {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// tags are the tags that say something: Patroni's own ones that are false say
+// nothing.
+func (f *ForeignConfig) tags() map[string]any {
+	tags := map[string]any{}
+	for name, v := range f.file.Tags {
+		if _, shown := shownTags(map[string]any{name: v})[name]; shown {
+			tags[name] = v
+		}
+	}
+	return tags
+}
+
+// endpoints are the members of etcd, in order.
+func (f *ForeignConfig) endpoints() []string {
+	var list []string
+	if f.file.Etcd3 == nil {
+		return nil
+	}
+	switch hosts := f.file.Etcd3.Hosts.(type) {
+	case string:
+		list = strings.Split(hosts, ",")
+	case []any:
+		for _, h := range hosts {
+			list = append(list, fmt.Sprint(h))
+		}
+	}
+	if f.file.Etcd3.Host != "" {
+		list = append(list, f.file.Etcd3.Host)
+	}
+	for i, h := range list {
+		h = strings.TrimSpace(h)
+		if _, rest, ok := strings.Cut(h, "://"); ok {
+			h = rest
+		}
+		if _, _, err := net.SplitHostPort(h); err != nil {
+			h = net.JoinHostPort(strings.Trim(h, "[]"), "2379")
+		}
+		list[i] = h
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Merge returns the file with what is managed as the node wants it, and all else
+// as it was, comments included. Without a difference it is the same text.
+func (f *ForeignConfig) Merge(n Node) ([]byte, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(f.text, &doc); err != nil {
+		return nil, err
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s is not a mapping", ConfigPath)
+	}
+	root, changed := doc.Content[0], false
+	if !maps.Equal(shownTags(f.file.Tags), shownTags(n.Tags)) {
+		changed = true
+		if err := setKey(root, "tags", n.Tags); err != nil {
+			return nil, err
+		}
+	}
+	var wanted []string
+	for _, name := range n.Cluster.Etcd.Names() {
+		wanted = append(wanted, net.JoinHostPort(n.Cluster.Etcd.Members[name].Address, strconv.Itoa(n.Cluster.Etcd.ClientPort)))
+	}
+	slices.Sort(wanted)
+	if etcd := mapping(root, "etcd3"); etcd != nil && !slices.Equal(f.endpoints(), wanted) {
+		changed = true
+		dropKey(etcd, "host")
+		if err := setKey(etcd, "hosts", wanted); err != nil {
+			return nil, err
+		}
+	}
+	if !changed {
+		return f.text, nil
+	}
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(&doc); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), enc.Close()
+}
+
+// mapping is the value of a key that is a mapping, or nil.
+func mapping(in *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(in.Content); i += 2 {
+		if in.Content[i].Value == key && in.Content[i+1].Kind == yaml.MappingNode {
+			return in.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// setKey sets a key, or removes it if the value is empty.
+func setKey[V map[string]any | []string](in *yaml.Node, key string, value V) error {
+	if len(value) == 0 {
+		dropKey(in, key)
+		return nil
+	}
+	var node yaml.Node
+	if err := node.Encode(value); err != nil {
+		return err
+	}
+	for i := 0; i+1 < len(in.Content); i += 2 {
+		if in.Content[i].Value == key {
+			in.Content[i+1] = &node
+			return nil
+		}
+	}
+	in.Content = append(in.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, &node)
+	return nil
+}
+
+func dropKey(in *yaml.Node, key string) {
+	for i := 0; i+1 < len(in.Content); i += 2 {
+		if in.Content[i].Value == key {
+			in.Content = slices.Delete(in.Content, i, i+2)
+			return
+		}
+	}
+}
