@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	godebug "runtime/debug"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 
@@ -26,6 +27,11 @@ func main() {
 	if *showVersion {
 		fmt.Println(version)
 		os.Exit(0)
+	}
+	// Most of what is in use are the connections to the hosts. The collector may
+	// work a little more often, so that what is free does not double it.
+	if os.Getenv("GOGC") == "" {
+		godebug.SetGCPercent(40)
 	}
 	err := providerserver.Serve(context.Background(), provider.New(version, nil), providerserver.ServeOpts{Address: address, Debug: *debug})
 	if err != nil {

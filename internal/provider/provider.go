@@ -25,6 +25,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
 	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdstatus"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/functions"
 	hostresource "github.com/pgha/terraform-provider-pgha/internal/tf/host"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patronicluster"
@@ -56,7 +57,7 @@ func (p *pgha) Resources(context.Context) []func() resource.Resource {
 }
 
 func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
-	return []func() datasource.DataSource{clusterdata.New, hostresource.NewFacts}
+	return []func() datasource.DataSource{clusterdata.New, etcdstatus.New, hostresource.NewFacts}
 }
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {
@@ -81,8 +82,12 @@ func (p *pgha) Configure(ctx context.Context, req provider.ConfigureRequest, res
 		Redact: secrets, Log: base.NewLogger(secrets), Queues: new(roll.Queues), Runner: runner(p.version),
 		KeepUnreachable: m.OnUnreachable.ValueString() == "keep", Now: time.Now,
 	}
+	progress := m.ProgressFile.ValueString()
+	if progress == "" {
+		progress = os.Getenv("PGHA_PROGRESS_FILE")
+	}
 	var err error
-	if s.Progress, err = base.OpenProgress(m.ProgressFile.ValueString()); err != nil {
+	if s.Progress, err = base.OpenProgress(progress); err != nil {
 		resp.Diagnostics.AddAttributeError(path.Root("progress_file"), "Unable to open the progress file", err.Error())
 		return
 	}
@@ -90,6 +95,10 @@ func (p *pgha) Configure(ctx context.Context, req provider.ConfigureRequest, res
 		cfg := m.sshConfig(ctx, secrets, &resp.Diagnostics)
 		if resp.Diagnostics.HasError() {
 			return
+		}
+		if cfg.HostKeys.Policy == sshx.Insecure {
+			resp.Diagnostics.AddAttributeWarning(path.Root("ssh").AtName("host_key_policy"), "Host keys are not checked",
+				"Whoever is between this machine and the hosts can read and change everything, passwords included. Use \"strict\", or \"accept_new\" where the keys are not known beforehand.")
 		}
 		cfg.Logger = s.Log
 		fleet, err := sshx.New(cfg)

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 )
@@ -19,21 +20,84 @@ import (
 func (s *Services) Fail(diags *diag.Diagnostics, summary string, err error) {
 	var at *AttributeError
 	if errors.As(err, &at) {
-		diags.AddAttributeError(at.Path, summary, s.Redact.Apply(problem.Details(at.Err)))
+		diags.AddAttributeError(at.Path, summary, s.Redact.Apply(detail(at.Err)))
 		return
 	}
 	diags.AddError(summary, s.Redact.Apply(detail(err)))
 }
 
-// detail renders an error, and adds the hint of a host's own error where the
-// rest does not say what to do.
-func detail(err error) string {
-	text := problem.Details(err)
-	var e *host.Error
-	if errors.As(err, &e) && e.Hint != "" && !strings.Contains(text, e.Hint) {
-		text += "\nHint: " + e.Hint
+// detail renders an error in the form that users are promised, whatever form it
+// has come in.
+func detail(err error) string { return problem.Details(formed(err)) }
+
+// formed gives an error the form. What only package host knows is made to read
+// as the rest: who has not got to the host, or not become root there, has changed
+// nothing; nor have probes and locks, which are all that runs outside of steps.
+// And where a host's ground has given way, a full disk above all, that is named
+// as the cause, however far from it the words were said.
+func formed(err error) error {
+	if joined := problem.Parts(err); len(joined) > 0 {
+		var parts []error
+		for _, e := range joined {
+			parts = append(parts, formed(e))
+		}
+		return errors.Join(parts...)
 	}
-	return text
+	var p *problem.Error
+	var e *host.Error
+	isHost := errors.As(err, &e)
+	if !errors.As(err, &p) {
+		if !isHost {
+			return err
+		}
+		p = &problem.Error{Host: e.Host, Step: stepOf(e), Cause: err, Left: "everything on the host."}
+		if e.Addr != "" && e.Addr != e.Host {
+			p.Host += " (" + e.Addr + ")"
+		}
+	}
+	c := *p
+	advice, said := "", strings.Join(p.Log, "\n")
+	if isHost {
+		advice = e.Hint
+		if c.Cause == error(e) {
+			c.Cause = errors.New(e.Reason())
+		}
+		if e.Kind == host.KindExit {
+			said += e.Stderr
+		}
+	}
+	if g, ok := host.GroundOf(said); ok {
+		c.Do, advice = g.Do, ""
+		if !strings.Contains(c.Detail(), g.Is) {
+			c.Cause = fmt.Errorf("%s: %w", g.Is, c.Cause)
+		}
+	}
+	switch {
+	case advice == "" || strings.Contains(c.Do, advice):
+	case c.Do == "" || c.Do == engine.GoOn:
+		c.Do = advice
+	default:
+		c.Do = advice + " " + c.Do
+	}
+	if c.Do == "" {
+		c.Do = engine.GoOn
+	}
+	return &c
+}
+
+// stepOf says for people what was being done when a host failed.
+func stepOf(e *host.Error) string {
+	switch e.Kind {
+	case host.KindUnreachable, host.KindAuth, host.KindHostKey:
+		return "connect"
+	case host.KindBecome:
+		return "become root"
+	case host.KindSession:
+		return "run commands"
+	case host.KindForward, host.KindDial:
+		return "open a connection through the host"
+	}
+	return e.Op
 }
 
 // AttributeError is an error that one attribute is to blame for.

@@ -3,6 +3,9 @@ package base
 import (
 	"context"
 	"log/slog"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 
@@ -11,27 +14,37 @@ import (
 
 // NewLogger returns a logger that hands what the domain logs to tflog, with
 // secrets masked. The domain itself does not know Terraform.
-func NewLogger(secrets *redact.Set) *slog.Logger { return slog.New(handler{secrets: secrets}) }
+func NewLogger(secrets *redact.Set) *slog.Logger {
+	return slog.New(handler{secrets: secrets, read: slices.ContainsFunc(os.Environ(), asksForLogs)})
+}
+
+// asksForLogs recognises the variables with which Terraform's logs are turned on
+// (TF_LOG, TF_LOG_PROVIDER, TF_LOG_PROVIDER_PGHA, TF_ACC_LOG_PATH, ...). Whatever
+// their values are, tflog decides what is shown.
+func asksForLogs(variable string) bool {
+	name, value, _ := strings.Cut(variable, "=")
+	return value != "" && (strings.HasPrefix(name, "TF_LOG") || strings.HasPrefix(name, "TF_ACC_LOG"))
+}
 
 type handler struct {
 	secrets *redact.Set
+	read    bool // somebody may read it
 	attrs   []slog.Attr
 	prefix  string
 }
 
-// Enabled is always true: what is shown is tflog's decision.
-func (h handler) Enabled(context.Context, slog.Level) bool { return true }
+// Enabled saves making up what nobody reads, which for a large fleet is a good
+// part of all work.
+func (h handler) Enabled(context.Context, slog.Level) bool { return h.read }
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	fields := map[string]any{}
-	put := func(a slog.Attr) {
-		fields[h.prefix+a.Key] = h.secrets.Apply(a.Value.Resolve().String())
-	}
+	put := func(key string, v slog.Value) { fields[key] = h.secrets.Apply(v.Resolve().String()) }
 	for _, a := range h.attrs {
-		put(a)
+		put(a.Key, a.Value)
 	}
 	r.Attrs(func(a slog.Attr) bool {
-		put(a)
+		put(h.prefix+a.Key, a.Value)
 		return true
 	})
 	message := h.secrets.Apply(r.Message)
@@ -51,7 +64,10 @@ func (h handler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	h.attrs = append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)
+	h.attrs = h.attrs[:len(h.attrs):len(h.attrs)]
+	for _, a := range attrs { // of the groups there are by now, and no later one
+		h.attrs = append(h.attrs, slog.Attr{Key: h.prefix + a.Key, Value: a.Value})
+	}
 	return h
 }
 

@@ -103,6 +103,26 @@ func (s *Services) EtcdCluster(resource string) (m *etcd.Manager, done func()) {
 	return &etcd.Manager{Doer: do, Observe: s.Observer(resource), Now: s.Now, Runner: s.Runner}, do.Close
 }
 
+// EtcdReader is EtcdCluster for who only looks: it uses the process's client, so
+// that nobody has to log in once more.
+func (s *Services) EtcdReader(resource string) *etcd.Manager {
+	m, _ := s.EtcdCluster(resource)
+	m.Doer.Open = func(ctx context.Context, a etcd.Access) (etcd.Client, error) {
+		c, err := s.Etcd(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		return kept{c}, nil
+	}
+	return m
+}
+
+// kept is a client that others use as well.
+type kept struct{ etcd.Client }
+
+// Close leaves it open.
+func (kept) Close() error { return nil }
+
 // Observer tells the log and the progress file about each step.
 func (s *Services) Observer(resource string) engine.Observer {
 	return func(ctx context.Context, e engine.Event) {

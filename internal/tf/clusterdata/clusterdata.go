@@ -4,7 +4,10 @@ package clusterdata
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/datasource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -19,17 +22,22 @@ func New() datasource.DataSource { return &clusterData{} }
 
 type clusterData struct{ base.DataSource }
 
+// readTimeout is the default.
+const readTimeout = 2 * time.Minute
+
 var _ datasource.DataSourceWithConfigure = &clusterData{}
 
 type model struct {
-	Cluster       types.Object  `tfsdk:"cluster"`
-	Leader        types.String  `tfsdk:"leader"`
-	SystemID      types.String  `tfsdk:"system_identifier"`
-	Paused        types.Bool    `tfsdk:"paused"`
-	Members       []memberModel `tfsdk:"members"`
-	Table         types.String  `tfsdk:"table"`
-	Configuration types.String  `tfsdk:"configuration"`
-	Warnings      []string      `tfsdk:"warnings"`
+	Cluster       types.Object   `tfsdk:"cluster"`
+	Leader        types.String   `tfsdk:"leader"`
+	SystemID      types.String   `tfsdk:"system_identifier"`
+	Paused        types.Bool     `tfsdk:"paused"`
+	Members       []memberModel  `tfsdk:"members"`
+	Table         types.String   `tfsdk:"table"`
+	Configuration types.String   `tfsdk:"configuration"`
+	Unmanaged     []string       `tfsdk:"unmanaged_configuration"`
+	Warnings      []string       `tfsdk:"warnings"`
+	Timeouts      timeouts.Value `tfsdk:"timeouts"`
 }
 
 type memberModel struct {
@@ -51,7 +59,7 @@ func (d *clusterData) Metadata(_ context.Context, req datasource.MetadataRequest
 	resp.TypeName = req.ProviderTypeName + "_cluster"
 }
 
-func (d *clusterData) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
+func (d *clusterData) Schema(ctx context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	text := func(s string) schema.Attribute { return schema.StringAttribute{Computed: true, MarkdownDescription: s} }
 	number := func(s string) schema.Attribute { return schema.Int64Attribute{Computed: true, MarkdownDescription: s} }
 	resp.Schema = schema.Schema{
@@ -72,17 +80,19 @@ func (d *clusterData) Schema(_ context.Context, _ datasource.SchemaRequest, resp
 					"state":              text("State, such as `running` or `streaming`; `unreachable` if its host does not answer and it is not a member."),
 					"timeline":           number("Timeline."),
 					"lag":                number("Bytes behind the leader, as of its last loop; null if not known."),
-					"postgresql_version": text("Version that runs; null if it does not answer."),
+					"postgresql_version": text("Version of PostgreSQL that runs; null if it does not answer."),
 					"patroni_version":    text("Version of Patroni."),
 					"pending_restart":    schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether PostgreSQL has to be restarted to take over its configuration."},
 					"tags":               schema.MapAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "Its tags."},
 					"error":              text("Why it could not be asked itself; null if it could."),
 				}},
 			},
-			"table":         text("The members as a table, for people."),
-			"configuration": text("The dynamic configuration in JSON, keys that others made included."),
-			"warnings":      schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "What is wrong with the whole, such as a missing leader or two primaries."},
+			"table":                   text("The members as a table, for people."),
+			"configuration":           text("Patroni's dynamic configuration in JSON, keys that others made included."),
+			"unmanaged_configuration": schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "Keys in it that are not managed by the `pgha_patroni_cluster` resource, such as `slots.theirs`: made by somebody else, and left alone."},
+			"warnings":                schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "What is wrong with the whole, such as a missing leader or two primaries."},
 		},
+		Blocks: map[string]schema.Block{"timeouts": timeouts.BlockWithOpts(ctx, timeouts.Opts{ReadDescription: base.ReadTimeoutText(readTimeout)})},
 	}
 }
 
@@ -97,6 +107,10 @@ func (d *clusterData) Read(ctx context.Context, req datasource.ReadRequest, resp
 		resp.Diagnostics.AddError("Unable to read cluster", "How to reach it is not known.")
 		return
 	}
+	timeout, diags := m.Timeouts.Read(ctx, readTimeout)
+	resp.Diagnostics.Append(diags...)
+	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
+	defer cancel()
 	v, err := d.S.Patroni("pgha_cluster "+c.Scope).View(ctx, c)
 	if err != nil {
 		d.S.Fail(&resp.Diagnostics, "Unable to read cluster "+c.Scope, err)
@@ -112,6 +126,10 @@ func (m *model) fill(v patroni.View) {
 	m.Table = types.StringValue(v.Table())
 	m.Configuration = types.StringValue(string(v.Config.JSON()))
 	m.Warnings = append([]string{}, v.Warnings...)
+	m.Unmanaged = []string{}
+	for _, path := range v.Unmanaged {
+		m.Unmanaged = append(m.Unmanaged, strings.ReplaceAll(path, "/", "."))
+	}
 	m.Members = []memberModel{}
 	for _, mv := range v.Members {
 		mm := memberModel{

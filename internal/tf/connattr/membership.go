@@ -2,6 +2,7 @@ package connattr
 
 import (
 	"context"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -22,6 +23,9 @@ type Membership struct {
 	RestAPIAllowlist []types.String `tfsdk:"rest_api_allowlist"`
 	Users            types.Object   `tfsdk:"users"`
 	Initdb           types.Object   `tfsdk:"initdb"`
+	TTL              types.Int64    `tfsdk:"ttl"`
+	LoopWait         types.Int64    `tfsdk:"loop_wait"`
+	TakeOver         types.String   `tfsdk:"take_over"` // "NODE:17/main"
 }
 
 type users struct {
@@ -49,7 +53,8 @@ var initdbType = types.ObjectType{AttrTypes: map[string]attr.Type{
 var MembershipType = types.ObjectType{AttrTypes: map[string]attr.Type{
 	"scope": types.StringType, "namespace": types.StringType, "uid": types.StringType, "etcd": AccessType,
 	"postgresql_port": types.Int64Type, "rest_api_port": types.Int64Type,
-	"rest_api_allowlist": types.ListType{ElemType: types.StringType}, "users": usersType, "initdb": initdbType,
+	"rest_api_allowlist": types.ListType{ElemType: types.StringType}, "users": usersType, "initdb": initdbType, "ttl": types.Int64Type, "loop_wait": types.Int64Type,
+	"take_over": types.StringType,
 }}
 
 // MembershipObject returns a cluster as a value. The uid is unknown until the
@@ -58,10 +63,13 @@ func MembershipObject(ctx context.Context, c patroni.Cluster, uid types.String, 
 	m := Membership{
 		Scope: types.StringValue(c.Scope), Namespace: types.StringValue(c.Namespace), UID: uid, Etcd: access,
 		PostgresPort: types.Int64Value(int64(c.PostgresPort)), RestAPIPort: types.Int64Value(int64(c.APIPort)),
-		RestAPIAllowlist: []types.String{},
+		RestAPIAllowlist: []types.String{}, TTL: types.Int64Value(c.TTL), LoopWait: types.Int64Value(c.LoopWait),
 	}
 	for _, a := range c.APIAllowlist {
 		m.RestAPIAllowlist = append(m.RestAPIAllowlist, types.StringValue(a))
+	}
+	if c.TakeOver.Node != "" {
+		m.TakeOver = types.StringValue(c.TakeOver.Node + ":" + c.TakeOver.Debian)
 	}
 	var d diag.Diagnostics
 	m.Users, d = types.ObjectValueFrom(ctx, usersType.AttrTypes, users{
@@ -106,6 +114,7 @@ func ClusterFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (
 	c := patroni.Cluster{
 		Scope: m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
 		PostgresPort: int(m.PostgresPort.ValueInt64()), APIPort: int(m.RestAPIPort.ValueInt64()),
+		TTL: m.TTL.ValueInt64(), LoopWait: m.LoopWait.ValueInt64(),
 		Users: patroni.Users{
 			Superuser: u.Superuser.ValueString(), Replication: u.Replication.ValueString(),
 			Rewind: u.Rewind.ValueString(), API: u.RestAPI.ValueString(),
@@ -114,6 +123,7 @@ func ClusterFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (
 			Locale: i.Locale.ValueString(), Encoding: i.Encoding.ValueString(), DataChecksums: i.DataChecksums.ValueBool(),
 		},
 	}
+	c.TakeOver.Node, c.TakeOver.Debian, _ = strings.Cut(m.TakeOver.ValueString(), ":")
 	for _, a := range m.RestAPIAllowlist {
 		c.APIAllowlist = append(c.APIAllowlist, a.ValueString())
 	}

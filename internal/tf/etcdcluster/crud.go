@@ -27,7 +27,7 @@ func (r *etcdResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "create")
 	defer cancel()
-	if r.apply(host.BootContext(ctx), &m, "create", &resp.Diagnostics) {
+	if r.apply(host.BootContext(ctx), &m, nil, "create", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }
@@ -35,12 +35,13 @@ func (r *etcdResource) Create(ctx context.Context, req resource.CreateRequest, r
 // apply makes or changes the cluster and fills in what is only known then. It
 // returns false if it failed: there must be no state then, or Terraform would
 // replace the cluster. The marks on the hosts let the next create go on.
-func (r *etcdResource) apply(ctx context.Context, m *model, verb string, diags *diag.Diagnostics) bool {
+func (r *etcdResource) apply(ctx context.Context, m *model, before map[string]etcd.Member, verb string, diags *diag.Diagnostics) bool {
 	name := m.Name.ValueString()
 	s, ok := m.spec(ctx, diags)
 	if !ok {
 		return false
 	}
+	s.Leaving = leaving(before, s.Members)
 	manager, done := r.S.EtcdCluster("pgha_etcd_cluster " + name)
 	defer done()
 	if s.Heartbeat == 0 || s.Election == 0 {
@@ -79,9 +80,7 @@ func (r *etcdResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if !ok {
 		return
 	}
-	manager, done := r.S.EtcdCluster("pgha_etcd_cluster " + name)
-	defer done()
-	o, err := manager.Observed(ctx, s)
+	o, err := r.S.EtcdReader("pgha_etcd_cluster "+name).Observed(ctx, s)
 	if err != nil {
 		r.S.Fail(&resp.Diagnostics, "Unable to read etcd cluster "+name, err)
 		return
@@ -118,8 +117,9 @@ func (r *etcdResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 }
 
 func (r *etcdResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
-	var m model
+	var m, before model
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &m)...)
+	resp.Diagnostics.Append(req.State.Get(ctx, &before)...)
 	timeout, diags := m.Timeouts.Update(ctx, createTimeout)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -127,7 +127,11 @@ func (r *etcdResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "update")
 	defer cancel()
-	if r.apply(ctx, &m, "update", &resp.Diagnostics) {
+	old, ok := before.members(ctx, &resp.Diagnostics)
+	if !ok {
+		return
+	}
+	if r.apply(ctx, &m, old, "update", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }

@@ -26,8 +26,10 @@ type model struct {
 	HeartbeatInterval  customtypes.Text `tfsdk:"heartbeat_interval"`
 	ElectionTimeout    customtypes.Text `tfsdk:"election_timeout"`
 	Quota              customtypes.Text `tfsdk:"quota_backend_bytes"`
+	DefragmentAbove    customtypes.Text `tfsdk:"defragment_above"`
 	Retention          customtypes.Text `tfsdk:"auto_compaction_retention"`
 	SnapshotCount      types.Int64      `tfsdk:"snapshot_count"`
+	Snapshots          types.Object     `tfsdk:"snapshots"`
 	DeletionProtection types.Bool       `tfsdk:"deletion_protection"`
 	OnDestroy          types.String     `tfsdk:"on_destroy"`
 	UID                types.String     `tfsdk:"uid"`
@@ -63,16 +65,30 @@ func (m model) members(ctx context.Context, diags *diag.Diagnostics) (map[string
 	return members, true
 }
 
+// leaving are the members that there were before and are not wanted any more, or
+// are wanted at another address.
+func leaving(before, now map[string]etcd.Member) map[string]etcd.Member {
+	gone := map[string]etcd.Member{}
+	for name, m := range before {
+		if other, ok := now[name]; !ok || other.Address != m.Address {
+			gone[name] = m
+		}
+	}
+	return gone
+}
+
 // spec reads the whole model, which must be known except for the timing.
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (etcd.Spec, bool) {
 	members, ok := m.members(ctx, diags)
+	snapshots, known := m.snapshots(ctx, diags)
 	return etcd.Spec{
-		Name: m.Name.ValueString(), Version: m.Version.ValueString(), Members: members,
+		Name: m.Name.ValueString(), UID: m.UID.ValueString(), Version: m.Version.ValueString(), Members: members,
 		ClientPort: int(m.ClientPort.ValueInt64()), PeerPort: int(m.PeerPort.ValueInt64()),
 		TLS: m.TLS.ValueBool(), Auth: m.Auth.ValueBool(),
 		Heartbeat: m.HeartbeatInterval.Duration(), Election: m.ElectionTimeout.Duration(),
 		QuotaBytes: m.Quota.Bytes(), CompactionRetention: m.Retention.Duration(), SnapshotCount: m.SnapshotCount.ValueInt64(),
-	}, ok && !diags.HasError()
+		DefragmentAbove: m.DefragmentAbove.Bytes(), Snapshots: snapshots,
+	}, ok && known && !diags.HasError()
 }
 
 func checkQuota(s string) error {
@@ -81,6 +97,14 @@ func checkQuota(s string) error {
 		if n := t.Bytes(); n != 0 && (n < 16<<20 || n > 8<<30) {
 			return fmt.Errorf("%s is not between 16MiB and 8GiB, the range that etcd supports", s)
 		}
+	}
+	return nil
+}
+
+func checkDefragment(s string) error {
+	v, diags := customtypes.SizeType.ValueFromString(context.Background(), types.StringValue(s))
+	if t, ok := v.(customtypes.Text); ok && !diags.HasError() && t.Bytes() < 16<<20 {
+		return fmt.Errorf("%s is less than 16MiB; etcd's database always has some room free in it, which it uses again", s)
 	}
 	return nil
 }

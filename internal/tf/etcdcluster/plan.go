@@ -2,8 +2,10 @@ package etcdcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,8 +14,9 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
-	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
 )
@@ -27,8 +30,8 @@ func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.Validate
 	}
 	if !m.Members.IsUnknown() && !m.Members.IsNull() {
 		if n := len(m.Members.Elements()); n > 0 && n%2 == 0 {
-			resp.Diagnostics.AddAttributeError(path.Root("members"), "Invalid number of members",
-				fmt.Sprintf("%d members survive the loss of no more members than %d do, and are %d to fail. Use 1 (for trying things out), 3, 5 or 7.", n, n-1, n))
+			resp.Diagnostics.AddAttributeWarning(path.Root("members"), "An even number of members",
+				fmt.Sprintf("%d members survive the loss of no more members than %d do, and are %d to fail. Better are 1 (for trying things out), 3, 5 or 7.", n, n-1, n))
 		}
 	}
 	if h, e := m.HeartbeatInterval, m.ElectionTimeout; !h.IsNull() && !h.IsUnknown() && !e.IsNull() && !e.IsUnknown() {
@@ -39,6 +42,7 @@ func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.Validate
 	if !m.ClientPort.IsUnknown() && !m.PeerPort.IsUnknown() && !m.ClientPort.IsNull() && m.ClientPort.Equal(m.PeerPort) {
 		resp.Diagnostics.AddAttributeError(path.Root("peer_port"), "Invalid port", "client_port and peer_port must differ.")
 	}
+	m.checkSnapshots(ctx, &resp.Diagnostics)
 	if members, ok := m.members(ctx, &resp.Diagnostics); ok {
 		duplicates(members, &resp.Diagnostics)
 	}
@@ -49,6 +53,9 @@ func duplicates(members map[string]etcd.Member, diags *diag.Diagnostics) {
 	seen := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		address := members[name].Address
+		if a, err := netip.ParseAddr(address); err == nil {
+			address = a.String() // however it was written
+		}
 		if other, ok := seen[address]; ok {
 			diags.AddAttributeError(path.Root("members").AtMapKey(name), "Two members at one address",
 				fmt.Sprintf("The members %q and %q both have the address %s; each needs a host of its own.", other, name, address))
@@ -85,40 +92,22 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if known {
 		duplicates(s.Members, diags)
 	}
+	changed := false
 	if !req.State.Raw.IsNull() && known {
-		r.refuse(ctx, before, m, s, diags)
+		refuse(before, m, diags)
+		if old, ok := before.members(ctx, diags); ok {
+			s.Leaving = leaving(old, s.Members)
+			changed = len(s.Leaving) > 0 || len(old) != len(s.Members)
+		}
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && known && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, s, m.UID.ValueString(), diags)
+		r.preview(ctx, s, !before.Quota.Equal(m.Quota), changed, m.UID.ValueString(), diags)
 	}
 }
 
 // refuse names the changes that this release does not make.
-func (r *etcdResource) refuse(ctx context.Context, before, m model, s etcd.Spec, diags *diag.Diagnostics) {
-	old, ok := before.members(ctx, diags)
-	if !ok {
-		return
-	}
-	var changes []string
-	for _, name := range slices.Sorted(maps.Keys(old)) {
-		now, still := s.Members[name]
-		switch {
-		case !still:
-			changes = append(changes, "member "+name+" is removed")
-		case now.Address != old[name].Address:
-			changes = append(changes, fmt.Sprintf("member %s moves from %s to %s", name, old[name].Address, now.Address))
-		}
-	}
-	for _, name := range s.Names() {
-		if _, was := old[name]; !was {
-			changes = append(changes, "member "+name+" is added")
-		}
-	}
-	if len(changes) > 0 {
-		diags.AddAttributeError(path.Root("members"), "The members of an existing cluster cannot be changed yet",
-			strings.Join(changes, "; ")+". This release creates clusters with all their members and does not change them afterwards; nothing was touched.\nWhat to do: keep the members as they were.")
-	}
+func refuse(before, m model, diags *diag.Diagnostics) {
 	if !before.Version.Equal(m.Version) {
 		diags.AddAttributeError(path.Root("version"), "The version of an existing cluster cannot be changed yet",
 			fmt.Sprintf("%s is installed and %s is wanted. This release does not upgrade or downgrade a running etcd; nothing was touched.\nWhat to do: set version = %q.",
@@ -135,30 +124,38 @@ func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
 	}
 	if before.OnDestroy.ValueString() == base.Purge {
 		diags.AddWarning("The data of the etcd cluster "+name+" will be deleted",
-			"on_destroy is \"purge\": on every member's host the data, the certificate authority, the certificates and the credentials are deleted. This cannot be undone.")
+			"on_destroy is \"purge\": on every member's host the data, the certificate authority, the certificates, the credentials and the snapshots are deleted. Copy a snapshot elsewhere first if you may need one. This cannot be undone.")
 	}
 }
 
 // preview asks the hosts and lists what an update would do to running members.
 // It only warns: what it says may have changed by the time of the apply, which
-// plans anew.
-func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, uid string, diags *diag.Diagnostics) {
+// plans anew. Quota and members say that a new quota, or other members, are asked
+// for: what the data does not fit into, and changes that would cost the quorum,
+// are an error.
+func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, quota, members bool, uid string, diags *diag.Diagnostics) {
 	if r.S == nil {
 		return
 	}
-	m, done := r.S.EtcdCluster("pgha_etcd_cluster " + s.Name)
-	defer done()
-	f := etcd.Probe(ctx, r.S.Fleet, s)
-	if f.Err() != nil {
-		diags.AddWarning("Unable to preview the changes to etcd cluster "+s.Name, r.S.Redact.Apply(f.Err().Error()))
+	plan, err := r.S.EtcdReader("pgha_etcd_cluster "+s.Name).Preview(ctx, s, uid)
+	switch {
+	case err == nil:
+	case quota && errors.As(err, new(*etcd.QuotaError)):
+		diags.AddAttributeError(path.Root("quota_backend_bytes"), "The data of etcd cluster "+s.Name+" does not fit into the quota", r.S.Redact.Apply(problem.Details(err)))
+		return
+	case host.Unreachable(err):
+		diags.AddWarning("Unable to preview the changes to etcd cluster "+s.Name, r.S.Redact.Apply(err.Error()))
+		return
+	case members:
+		diags.AddAttributeError(path.Root("members"), "The members of etcd cluster "+s.Name+" cannot be changed like this", r.S.Redact.Apply(problem.Details(err)))
+		return
+	default:
+		// Not an error: Terraform plans an update even before a destroy, which
+		// must remain possible.
+		diags.AddWarning("Applying this will fail: the changes to etcd cluster "+s.Name+" cannot be made", r.S.Redact.Apply(problem.Details(err)))
 		return
 	}
-	plan, err := etcd.Plan(s, f, uid, r.S.Now(), m.Doer)
-	if err != nil {
-		r.S.Fail(diags, "Unable to plan the changes to etcd cluster "+s.Name, err)
-		return
-	}
-	if lines := plan.Describe(engine.Reload); len(lines) > 0 {
+	if lines := etcd.Describe(plan); len(lines) > 0 {
 		diags.AddWarning("Applying this affects running members of etcd cluster "+s.Name, strings.Join(lines, "\n"))
 	}
 }

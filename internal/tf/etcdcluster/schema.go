@@ -3,7 +3,6 @@ package etcdcluster
 import (
 	"context"
 
-	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
@@ -28,19 +27,19 @@ const newCluster = "make a second cluster under another name, and move to it."
 
 func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "An etcd cluster on hosts: 1, 3, 5 or 7 members at a pinned version, with TLS for clients and peers from a certificate authority of its own and with authentication. " +
+		MarkdownDescription: "An etcd cluster on hosts: up to 7 members at a pinned version, with TLS for clients and peers from a certificate authority of its own and with authentication. " +
 			"The authority's key and the passwords stay on the members' hosts; none of them is in the state.",
 		Attributes: map[string]schema.Attribute{
 			"name": schema.StringAttribute{
-				Required: true, MarkdownDescription: "The cluster's name. It cannot be changed.",
+				Required: true, MarkdownDescription: "The cluster's name, part of paths on the hosts. It cannot be changed.",
 				Validators: []validator.String{validate.Name()}, PlanModifiers: []planmodifier.String{planmod.Fixed(newCluster)},
 			},
 			"version": schema.StringAttribute{
-				Required: true, MarkdownDescription: "Exact version of etcd, such as `3.5.16` (the newest package of that version) or `3.5.16-4` (that package). It is installed exactly, and held.",
+				Required: true, MarkdownDescription: "Exact version of etcd, such as `3.5.16` (the newest package of that version) or `3.5.16-4` (that package). It is installed exactly, and held. This release does not change the version of an existing cluster.",
 				Validators: []validator.String{validate.Pin()},
 			},
 			"members": schema.MapNestedAttribute{
-				Required: true, MarkdownDescription: "The members by name: 1, 3, 5 or 7. This release does not add or remove members of an existing cluster.",
+				Required: true, MarkdownDescription: "The members by name: 1, 3, 5 or 7; an even number is possible and warned about, as it survives no more losses than one less. Members are added (as learners that vote once they have caught up), removed and replaced one at a time, each only while the quorum is there and, from three members on, would survive the loss of one more. Of a member that is removed its data, certificates and keys are deleted from its host; snapshots stay. The same name at another address is another host, which takes the member's place.",
 				Validators: []validator.Map{mapvalidator.SizeBetween(1, 7), mapvalidator.KeysAre(validate.Name())},
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"host": schema.ObjectAttribute{
@@ -48,7 +47,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 						MarkdownDescription: "The member's host: `access` of a `pgha_host`.",
 					},
 					"address": schema.StringAttribute{
-						Optional: true, MarkdownDescription: "Where clients and the other members reach it, if that is not the host's address.",
+						Optional: true, MarkdownDescription: "IP address or name at which clients and the other members reach it; the host's address by default.",
 						Validators: []validator.String{validate.Address()},
 					},
 				}},
@@ -63,7 +62,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"tls": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-				MarkdownDescription: "TLS with certificates on both sides, for clients and peers; true by default. It cannot be changed.",
+				MarkdownDescription: "TLS with certificates on both sides, for clients and among members; true by default. It cannot be changed.",
 				PlanModifiers:       []planmodifier.Bool{planmod.Fixed(newCluster)},
 			},
 			"auth": schema.BoolAttribute{
@@ -73,33 +72,41 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"heartbeat_interval": schema.StringAttribute{
 				CustomType: customtypes.DurationType, Optional: true, Computed: true,
-				MarkdownDescription: "How often the leader tells that it lives. Unless given it is derived from the longest round trip between members, measured when the cluster is made; at least `100ms` then. Changing this restarts the members, one at a time.",
+				MarkdownDescription: "How often the leader tells the others that it lives; at least `10ms`. Goes together with `election_timeout`. Unless given it is one and a half times the longest round trip between members, measured when the cluster is made, and at least `100ms`. Changing this restarts the members, one at a time, the leader last.",
 				Validators:          []validator.String{stringvalidator.AlsoRequires(path.MatchRoot("election_timeout"))},
 				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},
 			"election_timeout": schema.StringAttribute{
 				CustomType: customtypes.DurationType, Optional: true, Computed: true,
-				MarkdownDescription: "How long a member waits for a heartbeat before it calls an election: at least five heartbeats and ten round trips, at most `50s`. Unless given it is ten heartbeats. Changing this restarts the members, one at a time.",
+				MarkdownDescription: "How long a member waits for a heartbeat before it calls an election; at least five heartbeats, at most `50s`, and it should be ten round trips. Unless given it is ten heartbeats, at least `1s`. Changing this restarts the members, one at a time, the leader last.",
 				Validators:          []validator.String{stringvalidator.AlsoRequires(path.MatchRoot("heartbeat_interval"))},
 				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},
 			"quota_backend_bytes": schema.StringAttribute{
 				CustomType: customtypes.SizeType, Optional: true, Computed: true, Default: stringdefault.StaticString("2GiB"),
-				MarkdownDescription: "Size of the database at which etcd refuses writes; `2GiB` by default, at most `8GiB`. Changing this restarts the members, one at a time.",
+				MarkdownDescription: "Size of etcd's database at which it refuses writes; `2GiB` by default, `16MiB` to `8GiB`. One that is less than what is in use is refused. Changing this restarts the members, one at a time, the leader last.",
 				Validators: []validator.String{validate.Text("must be between 16MiB and 8GiB", func(s string) error {
 					return checkQuota(s)
 				})},
 			},
+			"defragment_above": schema.StringAttribute{
+				CustomType: customtypes.SizeType, Optional: true,
+				MarkdownDescription: "How much may be free inside a member's database until an apply defragments it, one member at a time, the leader last; at least `16MiB`, such as `256MiB`. A member does nothing else meanwhile: about a second for 100 MiB, and while it is the leader's turn writes wait. Unless given this is done only where the cluster is full (alarm `NOSPACE`), or where a lower quota needs it. etcd reuses what is free, so there is seldom a need.",
+				Validators: []validator.String{validate.Text("must be at least 16MiB", func(s string) error {
+					return checkDefragment(s)
+				})},
+			},
 			"auto_compaction_retention": schema.StringAttribute{
 				CustomType: customtypes.DurationType, Optional: true, Computed: true, Default: stringdefault.StaticString("1h"),
-				MarkdownDescription: "How much of the history is kept; `1h` by default. Patroni rewrites its keys all the time, so that without compaction the database would grow for ever. Changing this restarts the members, one at a time.",
+				MarkdownDescription: "For how long the history of keys is kept; `1h` by default. Patroni rewrites its keys in every loop, so that without compaction the database would grow for ever. Changing this restarts the members, one at a time, the leader last.",
 			},
 			"snapshot_count": schema.Int64Attribute{
-				Optional: true, MarkdownDescription: "Committed transactions between two snapshots of the log on disk; etcd's own default unless given. Changing this restarts the members, one at a time.",
+				Optional: true, MarkdownDescription: "Number of committed transactions between two snapshots of the log on disk, 1000 to 10000000; etcd's own default unless given. Changing this restarts the members, one at a time, the leader last.",
 				Validators: []validator.Int64{int64validator.Between(1000, 10000000)},
 			},
+			"snapshots":           snapshotsAttribute(),
 			"deletion_protection": base.DeletionProtectionAttribute("Refuse to destroy the cluster."),
-			"on_destroy":          base.OnDestroyAttribute("What destroying does with the data: `keep_data` (the default) stops and disables etcd and leaves data, certificates and credentials on the hosts, so that creating the cluster again takes it up where it was; `purge` deletes them."),
+			"on_destroy":          base.OnDestroyAttribute("What destroying does with the data: `keep_data` (the default) stops and disables etcd and leaves data, certificates and credentials on the hosts, so that creating the cluster again takes it up where it was; `purge` deletes them, and the snapshots."),
 			"id": schema.StringAttribute{
 				Computed: true, MarkdownDescription: "The cluster's name.",
 			},
@@ -114,7 +121,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"drift": base.DriftAttribute(),
 		},
 		Blocks: map[string]schema.Block{
-			"timeouts": timeouts.Block(ctx, timeouts.Opts{Create: true, Read: true, Update: true, Delete: true}),
+			"timeouts": base.Timeouts{Create: createTimeout, Read: readTimeout, Update: createTimeout, Delete: deleteTimeout}.Block(ctx),
 		},
 	}
 }

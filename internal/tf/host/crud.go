@@ -95,7 +95,12 @@ func (r *hostResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	case err != nil:
 		r.S.Fail(&resp.Diagnostics, "Unable to read host "+m.Name.ValueString(), err)
 		return
-	case o.Absent:
+	case o.Absent || m.MachineID.ValueString() != "" && m.MachineID.ValueString() != o.Facts.OS().MachineID && o.Facts.Marker == nil:
+		if id := o.Facts.OS().MachineID; m.MachineID.ValueString() != "" && m.MachineID.ValueString() != id {
+			resp.Diagnostics.AddWarning("Host "+m.Name.ValueString()+" is another machine",
+				"At "+m.Address.ValueString()+" there is a machine with the id "+id+"; the one that was prepared had "+m.MachineID.ValueString()+". "+
+					"It was reinstalled or replaced: what was on it is gone, and the plan prepares it anew.")
+		}
 		resp.State.RemoveResource(ctx)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/datasource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -38,6 +39,7 @@ type factsModel struct {
 	ClockSkew    types.String     `tfsdk:"clock_skew"`
 	TimeService  types.String     `tfsdk:"time_service"`
 	Packages     map[string]pkg   `tfsdk:"packages"`
+	Timeouts     timeouts.Value   `tfsdk:"timeouts"`
 }
 
 type pkg struct {
@@ -54,7 +56,7 @@ func (d *factsData) Metadata(_ context.Context, req datasource.MetadataRequest, 
 	resp.TypeName = req.ProviderTypeName + "_host_facts"
 }
 
-func (d *factsData) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
+func (d *factsData) Schema(ctx context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	text := func(s string) schema.Attribute { return schema.StringAttribute{Computed: true, MarkdownDescription: s} }
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "What a host is and has, asked in one session that changes nothing.",
@@ -68,19 +70,20 @@ func (d *factsData) Schema(_ context.Context, _ datasource.SchemaRequest, resp *
 			"hostname":     text("The name that the host has for itself."),
 			"machine_id":   text("`/etc/machine-id`."),
 			"cpus":         schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of CPUs."},
-			"memory":       schema.StringAttribute{Computed: true, CustomType: customtypes.SizeType, MarkdownDescription: "Memory."},
-			"disk_free":    schema.StringAttribute{Computed: true, CustomType: customtypes.SizeType, MarkdownDescription: "Free space at `/var/lib`."},
+			"memory":       schema.StringAttribute{Computed: true, CustomType: customtypes.SizeType, MarkdownDescription: "Memory, with its unit."},
+			"disk_free":    schema.StringAttribute{Computed: true, CustomType: customtypes.SizeType, MarkdownDescription: "Free space at `/var/lib`, with its unit."},
 			"addresses":    schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "Its addresses, each with interface and prefix (`eth0 10.0.0.1/24`)."},
-			"clock_skew":   text("How far its clock is from this machine's, as far as that can be told."),
+			"clock_skew":   text("How far its clock is ahead of that of the machine that runs Terraform, as a duration; negative if it is behind."),
 			"time_service": text("What keeps its clock right; null if nothing does."),
 			"packages": schema.MapNestedAttribute{
-				Computed: true, MarkdownDescription: "Installed packages that matter to a cluster, by name.",
+				Computed: true, MarkdownDescription: "Installed packages that matter to a cluster (etcd, Patroni, PostgreSQL 15 to 18, vip-manager, chrony), by name.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"version": text("Installed version."),
 					"held":    schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether it is held at that version."},
 				}},
 			},
 		},
+		Blocks: map[string]schema.Block{"timeouts": timeouts.BlockWithOpts(ctx, timeouts.Opts{ReadDescription: base.ReadTimeoutText(readTimeout)})},
 	}
 }
 
@@ -88,6 +91,12 @@ func (d *factsData) Read(ctx context.Context, req datasource.ReadRequest, resp *
 	var m factsModel
 	var object types.Object
 	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("host"), &object)...)
+	var limits timeouts.Value
+	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("timeouts"), &limits)...)
+	timeout, diags := limits.Read(ctx, readTimeout)
+	resp.Diagnostics.Append(diags...)
+	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
+	defer cancel()
 	t, ok := connattr.TargetFrom(ctx, object, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() || !ok {
 		return
@@ -105,7 +114,7 @@ func (d *factsData) Read(ctx context.Context, req datasource.ReadRequest, resp *
 		Architecture: types.StringValue(os.Arch), Kernel: types.StringValue(os.Kernel), Hostname: types.StringValue(os.Hostname),
 		MachineID: types.StringValue(os.MachineID), CPUs: types.Int64Value(int64(os.CPUs)), Memory: customtypes.SizeValue(os.Memory),
 		DiskFree: customtypes.SizeValue(f.Disk("/var/lib").Free), Addresses: append([]string{}, f.Addresses()...),
-		ClockSkew: types.StringValue(c.Skew.String()), TimeService: types.StringNull(), Packages: map[string]pkg{},
+		ClockSkew: types.StringValue(c.Skew.String()), TimeService: types.StringNull(), Packages: map[string]pkg{}, Timeouts: limits,
 	}
 	if c.Service != "" {
 		m.TimeService = types.StringValue(c.Service)

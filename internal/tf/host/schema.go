@@ -4,7 +4,6 @@ import (
 	"context"
 	"regexp"
 
-	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
@@ -47,6 +46,13 @@ var preflightTypes = map[string]attr.Type{
 	"free_ports": types.ListType{ElemType: types.Int64Type},
 }
 
+var defaultPreflight = types.ObjectValueMust(preflightTypes, map[string]attr.Value{
+	"enforce": types.StringValue("error"), "min_cpus": types.Int64Value(1),
+	"min_memory": customtypes.SizeValue(512 << 20), "min_disk": customtypes.SizeValue(1 << 30),
+	"disk_path": types.StringValue("/var/lib"), "max_clock_skew": mustDuration("1s"), "max_lookup": mustDuration("1s"),
+	"free_ports": types.ListValueMust(types.Int64Type, defaultPorts),
+})
+
 var sysctlKey = regexp.MustCompile(`^[a-z0-9_]+([./][A-Za-z0-9_-]+)+$`)
 
 var repositoryName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
@@ -65,18 +71,18 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 		}
 	}
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A Linux host, made ready for a database: package repositories, kernel settings, limits, time and names. " +
-			"Before anything is changed the host is checked (`preflight`). Destroying the resource undoes what it changed; data and packages are not touched.",
+		MarkdownDescription: "A Debian host, made ready for a database: package repositories, kernel settings, limits, time and names. " +
+			"Before anything is changed the host is checked (`preflight`). Destroying the resource undoes what it changed; databases are not touched.",
 		Attributes: map[string]schema.Attribute{
 			"name": schema.StringAttribute{
 				Required:            true,
-				MarkdownDescription: "The host's name for people, in plans, errors and logs. Changing this replaces the resource.",
+				MarkdownDescription: "The host's name for people, in plans, errors and logs. Changing this replaces the resource: what it set on the host is undone and set again.",
 				Validators:          []validator.String{validate.Name()},
 				PlanModifiers:       []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
 			"address": schema.StringAttribute{
 				Required:            true,
-				MarkdownDescription: "The IP address or name at which SSH, the other hosts and clients reach the host, without a port.",
+				MarkdownDescription: "The IP address or name at which SSH, the other hosts and clients reach the host, without a port. The address of an etcd member cannot be changed in this release.",
 				Validators:          []validator.String{validate.Address()},
 			},
 			"ssh": schema.SingleNestedAttribute{
@@ -104,39 +110,34 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"preflight": schema.SingleNestedAttribute{
 				Optional: true, Computed: true,
-				MarkdownDescription: "What the host must have. It is checked on create and update, before anything is changed; each finding names the host, what was found and what is needed.",
-				Default: objectdefault.StaticValue(types.ObjectValueMust(preflightTypes, map[string]attr.Value{
-					"enforce": types.StringValue("error"), "min_cpus": types.Int64Value(1),
-					"min_memory": customtypes.SizeValue(512 << 20), "min_disk": customtypes.SizeValue(1 << 30),
-					"disk_path": types.StringValue("/var/lib"), "max_clock_skew": mustDuration("1s"), "max_lookup": mustDuration("1s"),
-					"free_ports": types.ListValueMust(types.Int64Type, defaultPorts),
-				})),
+				MarkdownDescription: "What the host must have, besides being Debian 12 or 13 with systemd. It is checked on create and update, before anything is changed; each finding names the host, what was found and what is needed.",
+				Default:             objectdefault.StaticValue(defaultPreflight),
 				Attributes: map[string]schema.Attribute{
 					"enforce": schema.StringAttribute{
 						Optional: true, Computed: true, Default: stringdefault.StaticString("error"),
-						MarkdownDescription: "What a finding leads to: `error` (the default), `warn`, or `off` to check nothing.",
+						MarkdownDescription: "What a finding leads to: `error` (the default) stops before anything is changed, `warn` goes on, `off` checks nothing.",
 						Validators:          []validator.String{stringvalidator.OneOf("error", "warn", "off")},
 					},
 					"min_cpus": schema.Int64Attribute{
 						Optional: true, Computed: true, Default: int64default.StaticInt64(1),
 						MarkdownDescription: "Least number of CPUs; 1 by default.", Validators: []validator.Int64{int64validator.AtLeast(1)},
 					},
-					"min_memory":     size("Least memory; `512MiB` by default.", 512<<20),
-					"min_disk":       size("Least free space at `disk_path`; `1GiB` by default.", 1<<30),
-					"disk_path":      schema.StringAttribute{Optional: true, Computed: true, Default: stringdefault.StaticString("/var/lib"), MarkdownDescription: "Where free space is measured; `/var/lib` by default.", Validators: []validator.String{validate.AbsolutePath()}},
+					"min_memory":     size("Least amount of memory; `512MiB` by default.", 512<<20),
+					"min_disk":       size("Least amount of free space at `disk_path`; `1GiB` by default.", 1<<30),
+					"disk_path":      schema.StringAttribute{Optional: true, Computed: true, Default: stringdefault.StaticString("/var/lib"), MarkdownDescription: "Folder where free space is measured; `/var/lib` by default.", Validators: []validator.String{validate.AbsolutePath()}},
 					"max_clock_skew": duration("How far the host's clock may be from that of the machine that runs Terraform, and so at most twice that from another host's; `1s` by default.", "1s"),
 					"max_lookup":     duration("How long a reverse look-up of the host's own address may take; `1s` by default. Patroni does one at every start, and a resolver that does not answer costs it ten seconds each time.", "1s"),
 					"free_ports": schema.ListAttribute{
 						ElementType: types.Int64Type, Optional: true, Computed: true,
 						Default:             listdefault.StaticValue(types.ListValueMust(types.Int64Type, defaultPorts)),
-						MarkdownDescription: "TCP ports that nothing may listen on when the host is first prepared; 2379, 2380, 5432 and 8008 by default.",
+						MarkdownDescription: "TCP ports on which nothing may listen when the host is first prepared; 2379, 2380, 5432 and 8008 by default.",
 						Validators:          []validator.List{listvalidator.ValueInt64sAre(validate.Port())},
 					},
 				},
 			},
 			"apt": schema.SingleNestedAttribute{
 				Optional:            true,
-				MarkdownDescription: "Where the host gets its packages from, besides the repositories that it has.",
+				MarkdownDescription: "Where the host gets its packages from, besides the repositories that it has. A change rewrites the files and renews the package lists; nothing is upgraded.",
 				Attributes: map[string]schema.Attribute{
 					"repositories": schema.MapNestedAttribute{
 						Optional:            true,
@@ -148,12 +149,12 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 							"components":       optional("Components, such as `main`."),
 							"architectures":    optional("Architectures, such as `amd64`; the host's own by default."),
 							"signing_key":      schema.StringAttribute{Optional: true, MarkdownDescription: "The repository's signing key, armoured (`file(\"key.asc\")`).", Validators: []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`BEGIN PGP PUBLIC KEY BLOCK`), "must be an armoured PGP public key")}},
-							"signing_key_path": schema.StringAttribute{Optional: true, MarkdownDescription: "Path of a keyring that is on the host already.", Validators: []validator.String{validate.AbsolutePath()}},
+							"signing_key_path": schema.StringAttribute{Optional: true, MarkdownDescription: "Path of a keyring that is on the host already. Without a key of either kind, Debian's own keyrings count.", Validators: []validator.String{validate.AbsolutePath()}},
 							"trusted":          schema.BoolAttribute{Optional: true, Computed: true, Default: booldefault.StaticBool(false), MarkdownDescription: "Do not check signatures, for a folder that you made yourself; false by default."},
 						}},
 					},
 					"proxy": schema.StringAttribute{
-						Optional: true, MarkdownDescription: "HTTP proxy for packages, such as `http://proxy.example.com:3128`.",
+						Optional: true, MarkdownDescription: "HTTP proxy for packages, such as `http://proxy.example.com:3128`; none by default.",
 						Validators: []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`^https?://[^\s"]+$`), "must be an http or https URL")},
 					},
 					"allow_expired_release": schema.BoolAttribute{
@@ -165,7 +166,7 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"sysctl": schema.MapAttribute{
 				ElementType: types.StringType, Optional: true, Computed: true,
 				Default:             mapdefault.StaticValue(types.MapValueMust(types.StringType, defaultSysctl)),
-				MarkdownDescription: "Kernel settings; by default `vm.swappiness = 1` and limits on dirty pages that keep checkpoints even. Settings that the kernel refuses (in a container) are left. The values before are restored on destroy.",
+				MarkdownDescription: "Kernel settings, set at once and at boot. By default `vm.swappiness = 1`, `vm.dirty_background_bytes = 67108864` and `vm.dirty_bytes = 536870912`, which keep checkpoints even; a map of your own replaces all three. Settings that the kernel refuses (in a container) are skipped. The values before are restored on destroy.",
 				Validators: []validator.Map{
 					mapvalidator.KeysAre(stringvalidator.RegexMatches(sysctlKey, "must be a kernel setting such as vm.swappiness")),
 					mapvalidator.ValueStringsAre(validate.OneLine()),
@@ -173,18 +174,18 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"max_open_files": schema.Int64Attribute{
 				Optional: true, Computed: true, Default: int64default.StaticInt64(65536),
-				MarkdownDescription: "Limit of open files for the users postgres and etcd outside of their units; 65536 by default, 0 leaves it.",
+				MarkdownDescription: "Limit of open files for logins of the users postgres and etcd; 65536 by default, 0 leaves it alone. The services themselves have limits of their own.",
 				Validators:          []validator.Int64{int64validator.Between(0, 1<<30)},
 			},
 			"time_sync": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString("check"),
-				MarkdownDescription: "`check` (the default) warns if nothing keeps the host's clock right, `chrony` installs chrony in that case, `off` does neither.",
+				MarkdownDescription: "What to do if nothing keeps the host's clock right: `check` (the default) warns, `chrony` installs chrony, `off` does neither.",
 				Validators:          []validator.String{stringvalidator.OneOf("check", "chrony", "off")},
 			},
 			"hosts_entries": schema.MapAttribute{
 				ElementType: types.StringType, Optional: true,
-				MarkdownDescription: "Names that the host has to know, with their addresses, kept in a marked part of `/etc/hosts`.",
-				Validators:          []validator.Map{mapvalidator.KeysAre(validate.Address()), mapvalidator.ValueStringsAre(validate.Address())},
+				MarkdownDescription: "Names that the host has to know, each with its IP address, kept in a marked part of `/etc/hosts`; none by default.",
+				Validators:          []validator.Map{mapvalidator.KeysAre(validate.Address()), mapvalidator.ValueStringsAre(validate.IP())},
 			},
 			"id": schema.StringAttribute{
 				Computed: true, MarkdownDescription: "The host's name.",
@@ -200,7 +201,7 @@ func (r *hostResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"drift": base.DriftAttribute(),
 		},
 		Blocks: map[string]schema.Block{
-			"timeouts": timeouts.Block(ctx, timeouts.Opts{Create: true, Read: true, Update: true, Delete: true}),
+			"timeouts": base.Timeouts{Create: createTimeout, Read: readTimeout, Update: createTimeout, Delete: deleteTimeout}.Block(ctx),
 		},
 	}
 }

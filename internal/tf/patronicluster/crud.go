@@ -45,6 +45,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	a, err := r.S.Patroni("pgha_patroni_cluster "+scope).ApplyCluster(ctx, patroni.ClusterSpec{
 		Cluster: c, Wanted: wanted, Owned: owned, DeletionProtection: m.DeletionProtection.ValueBool(), Bring: bring,
+		Origin: m.origin(),
 	})
 	if err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni cluster "+scope, err)
@@ -52,12 +53,17 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Pending)) {
 		diags.AddWarning("PostgreSQL on "+member+" has to be restarted",
-			fmt.Sprintf("It takes these parameters over only when it starts: %s.\nWhat to do: patronictl restart %s %s", strings.Join(a.Pending[member], ", "), scope, member))
+			fmt.Sprintf("It takes these parameters over only when it starts: %s.\nWhat to do: patronictl -c "+patroni.ConfigPath+" restart %s %s", strings.Join(a.Pending[member], ", "), scope, member))
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Unverified)) {
 		diags.AddWarning("It could not be verified that "+member+" took the configuration over", r.S.Redact.Apply(a.Unverified[member].Error()))
 	}
+	for _, node := range slices.Sorted(maps.Keys(a.Late)) {
+		diags.AddWarning(node+" still has the old passwords", r.S.Redact.Apply("Its Patroni was not running and its host could not be reached: "+a.Late[node].Error())+
+			"\nThe old passwords are refused now, so that it cannot join the cluster when it comes back.\nWhat to do: bring the host back and apply again; its pgha_patroni_node then shows what is to be done.")
+	}
 	c.UID = a.UID
+	m.Drift = base.NoDrift()
 	m.ID, m.UID, m.CACertificate = m.Scope, types.StringValue(a.UID), types.StringValue(string(a.Authority))
 	m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
 	return !diags.HasError()
@@ -97,6 +103,7 @@ func (r *clusterResource) Read(ctx context.Context, req resource.ReadRequest, re
 	if len(o.Authority) > 0 {
 		m.CACertificate = types.StringValue(string(o.Authority))
 	}
+	m.Drift = base.DriftValue(ctx, o.Drift, &resp.Diagnostics)
 	m.UID = types.StringValue(o.UID)
 	c.UID = o.UID
 	m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, &resp.Diagnostics)
@@ -104,7 +111,7 @@ func (r *clusterResource) Read(ctx context.Context, req resource.ReadRequest, re
 }
 
 func (r *clusterResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
-	m, before := read(ctx, req.Plan, &resp.Diagnostics), read(ctx, req.State, &resp.Diagnostics)
+	m, before, config := read(ctx, req.Plan, &resp.Diagnostics), read(ctx, req.State, &resp.Diagnostics), read(ctx, req.Config, &resp.Diagnostics)
 	timeout, diags := m.Timeouts.Update(ctx, createTimeout)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -113,7 +120,7 @@ func (r *clusterResource) Update(ctx context.Context, req resource.UpdateRequest
 	ctx, cancel := base.WithTimeout(ctx, timeout, "update")
 	defer cancel()
 	owned := before.wanted(ctx, &resp.Diagnostics).Paths()
-	if r.apply(ctx, &m, owned, patroni.Secrets{}, "update", &resp.Diagnostics) {
+	if r.apply(ctx, &m, owned, brought(config), "update", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }

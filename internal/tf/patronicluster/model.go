@@ -44,11 +44,13 @@ type model struct {
 	RestAPIAllowlist      types.List       `tfsdk:"rest_api_allowlist"`
 	Initdb                types.Object     `tfsdk:"initdb"`
 	Credentials           types.Object     `tfsdk:"credentials"`
+	TakeOver              types.Object     `tfsdk:"take_over"`
 	DeletionProtection    types.Bool       `tfsdk:"deletion_protection"`
 	OnDestroy             types.String     `tfsdk:"on_destroy"`
 	UID                   types.String     `tfsdk:"uid"`
 	Membership            types.Object     `tfsdk:"membership"`
 	CACertificate         types.String     `tfsdk:"ca_certificate"`
+	Drift                 types.List       `tfsdk:"drift"`
 	Timeouts              timeouts.Value   `tfsdk:"timeouts"`
 
 	// pg and accounts are the two blocks above, nil while they are null or
@@ -83,6 +85,9 @@ var postgresTypes = map[string]attr.Type{
 	"parameters": types.MapType{ElemType: types.StringType}, "pg_hba": types.ListType{ElemType: types.StringType},
 	"pg_ident": types.ListType{ElemType: types.StringType}, "use_slots": types.BoolType, "use_pg_rewind": types.BoolType,
 	"remove_data_directory_on_rewind_failure": types.BoolType, "remove_data_directory_on_diverged_timelines": types.BoolType,
+	"callbacks": types.MapType{ElemType: types.StringType}, "create_replica_methods": types.ListType{ElemType: types.StringType},
+	"replica_methods": types.MapType{ElemType: types.ObjectType{AttrTypes: methodTypes}},
+	"recovery_conf":   types.MapType{ElemType: types.StringType}, "pg_ctl_timeout": customtypes.DurationType,
 }
 
 // pack puts pg back where it is saved from.
@@ -103,6 +108,33 @@ type postgresModel struct {
 	UsePgRewind           types.Bool `tfsdk:"use_pg_rewind"`
 	RemoveOnRewindFailure types.Bool `tfsdk:"remove_data_directory_on_rewind_failure"`
 	RemoveOnDiverged      types.Bool `tfsdk:"remove_data_directory_on_diverged_timelines"`
+
+	Callbacks      types.Map        `tfsdk:"callbacks"`
+	CreateMethods  types.List       `tfsdk:"create_replica_methods"`
+	ReplicaMethods types.Map        `tfsdk:"replica_methods"`
+	RecoveryConf   types.Map        `tfsdk:"recovery_conf"`
+	PgCtlTimeout   customtypes.Text `tfsdk:"pg_ctl_timeout"`
+}
+
+// noPostgres is the block with nothing in it.
+func noPostgres() *postgresModel {
+	text := types.StringType
+	return &postgresModel{
+		Parameters: types.MapNull(text), HBA: types.ListNull(text), Ident: types.ListNull(text), Callbacks: types.MapNull(text),
+		CreateMethods: types.ListNull(text), ReplicaMethods: types.MapNull(types.ObjectType{AttrTypes: methodTypes}),
+		RecoveryConf: types.MapNull(text), PgCtlTimeout: customtypes.DurationNull(),
+	}
+}
+
+type methodModel struct {
+	Command  types.String `tfsdk:"command"`
+	KeepData types.Bool   `tfsdk:"keep_data"`
+	NoParams types.Bool   `tfsdk:"no_params"`
+	NoLeader types.Bool   `tfsdk:"no_leader"`
+}
+
+var methodTypes = map[string]attr.Type{
+	"command": types.StringType, "keep_data": types.BoolType, "no_params": types.BoolType, "no_leader": types.BoolType,
 }
 
 type initdbModel struct {
@@ -111,7 +143,13 @@ type initdbModel struct {
 	DataChecksums types.Bool   `tfsdk:"data_checksums"`
 }
 
+type takeOverModel struct {
+	Node    types.String `tfsdk:"node"`
+	Cluster types.String `tfsdk:"cluster"`
+}
+
 type credentials struct {
+	Rotation    types.Int64   `tfsdk:"rotation"`
 	Superuser   *secretModel  `tfsdk:"superuser"`
 	Replication *accountModel `tfsdk:"replication"`
 	Rewind      *accountModel `tfsdk:"rewind"`

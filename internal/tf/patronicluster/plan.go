@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
@@ -28,7 +29,8 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 	if diags.HasError() {
 		return
 	}
-	if !m.FailureDetection.IsUnknown() && !m.TTL.IsUnknown() && !m.LoopWait.IsUnknown() && !m.RetryTimeout.IsUnknown() {
+	_, preset := patroni.Presets[m.FailureDetection.ValueString()]
+	if (preset || m.FailureDetection.IsNull()) && !m.TTL.IsUnknown() && !m.LoopWait.IsUnknown() && !m.RetryTimeout.IsUnknown() {
 		c := m
 		c.preset(m)
 		for _, v := range patroni.CheckTiming(int64(c.TTL.Duration()/time.Second), int64(c.LoopWait.Duration()/time.Second), int64(c.RetryTimeout.Duration()/time.Second)) {
@@ -40,6 +42,11 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 	}
 	if !m.PostgresPort.IsUnknown() && !m.RestAPIPort.IsUnknown() && !m.PostgresPort.IsNull() && m.PostgresPort.Equal(m.RestAPIPort) {
 		diags.AddAttributeError(path.Root("rest_api_port"), "Invalid port", "postgresql_port and rest_api_port must differ.")
+	}
+	if m.FailsafeMode.ValueBool() && !m.RestAPIAllowlist.IsUnknown() && len(m.RestAPIAllowlist.Elements()) == 0 {
+		diags.AddAttributeError(path.Root("rest_api_allowlist"), "failsafe_mode needs an allowlist",
+			"While etcd is down, the leader asks every member's REST API whether it may go on, and Patroni then lets in only addresses that are in the list, not the members by themselves: "+
+				"without one, failsafe_mode = true would not keep the primary writable. Give the networks of all nodes.")
 	}
 	checkSlots(ctx, m, diags)
 	p := m.pg
@@ -68,6 +75,14 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 			}
 		}
 	}
+	checkMethods(ctx, p, diags)
+	for name, v := range p.RecoveryConf.Elements() {
+		if s, ok := v.(types.String); ok && !s.IsUnknown() {
+			if err := postgres.CheckCommand(name, s.ValueString()); err != nil {
+				diags.AddAttributeError(path.Root("postgresql").AtName("recovery_conf").AtMapKey(name), "Invalid command", err.Error()+".")
+			}
+		}
+	}
 	if connattr.Known(p.HBA) && !p.HBA.IsNull() {
 		at := path.Root("postgresql").AtName("pg_hba")
 		errs, warnings := checkHBA(stringList(ctx, p.HBA, diags), m.users())
@@ -76,6 +91,20 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 		}
 		for _, w := range warnings {
 			diags.AddAttributeWarning(at, "Check pg_hba", w)
+		}
+	}
+}
+
+// checkMethods refuses methods that are tried and not described.
+func checkMethods(ctx context.Context, p *postgresModel, diags *diag.Diagnostics) {
+	if p.CreateMethods.IsNull() || !connattr.Known(p.CreateMethods) || p.ReplicaMethods.IsUnknown() {
+		return
+	}
+	described := p.ReplicaMethods.Elements()
+	for i, name := range stringList(ctx, p.CreateMethods, diags) {
+		if _, ok := described[name]; !ok && name != "basebackup" {
+			diags.AddAttributeError(path.Root("postgresql").AtName("create_replica_methods").AtListIndex(i), "Unknown method",
+				name+" is neither basebackup nor described in replica_methods.")
 		}
 	}
 }
@@ -120,16 +149,22 @@ func (m *model) preset(config model) {
 func (m *model) cluster(ctx context.Context, diags *diag.Diagnostics) (patroni.Cluster, bool) {
 	access, ok := connattr.AccessFrom(ctx, m.Etcd, diags)
 	if !ok || m.Scope.IsUnknown() || m.Namespace.IsUnknown() || m.PostgresPort.IsUnknown() || m.RestAPIPort.IsUnknown() ||
-		!connattr.Known(m.Initdb) || !connattr.Known(m.RestAPIAllowlist) || !m.known() {
+		m.TTL.IsUnknown() || m.LoopWait.IsUnknown() || !connattr.Known(m.Initdb) || !connattr.Known(m.TakeOver) || !connattr.Known(m.RestAPIAllowlist) || !m.known() {
 		return patroni.Cluster{}, false
 	}
 	var i initdbModel
 	diags.Append(m.Initdb.As(ctx, &i, basetypes.ObjectAsOptions{})...)
+	var t takeOverModel
+	if !m.TakeOver.IsNull() {
+		diags.Append(m.TakeOver.As(ctx, &t, basetypes.ObjectAsOptions{})...)
+	}
 	return patroni.Cluster{
-		Scope: m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
+		TakeOver: patroni.TakeOver{Node: t.Node.ValueString(), Debian: t.Cluster.ValueString()},
+		Scope:    m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
 		PostgresPort: int(m.PostgresPort.ValueInt64()), APIPort: int(m.RestAPIPort.ValueInt64()), Users: m.users(),
 		APIAllowlist: stringList(ctx, m.RestAPIAllowlist, diags),
-		Initdb:       patroni.Initdb{Locale: i.Locale.ValueString(), Encoding: i.Encoding.ValueString(), DataChecksums: i.DataChecksums.ValueBool()},
+		TTL:          int64(m.TTL.Duration() / time.Second), LoopWait: int64(m.LoopWait.Duration() / time.Second),
+		Initdb: patroni.Initdb{Locale: i.Locale.ValueString(), Encoding: i.Encoding.ValueString(), DataChecksums: i.DataChecksums.ValueBool()},
 	}, !diags.HasError()
 }
 
@@ -156,11 +191,16 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 		m.preset(config)
 	}
 	m.Membership = types.ObjectUnknown(connattr.MembershipType.AttrTypes)
-	if c, ok := m.cluster(ctx, diags); ok {
+	c, ok := m.cluster(ctx, diags)
+	if ok {
 		m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
 	}
+	if req.State.Raw.IsNull() && !m.AllowedNetworks.IsUnknown() && len(m.AllowedNetworks.Elements()) == 0 && m.known() && !m.explicitHBA() {
+		diags.AddAttributeError(path.Root("allowed_networks"), "Invalid networks",
+			"A new cluster needs at least one network, or postgresql.pg_hba: without either, no node could clone or follow another. An empty list is for a cluster that was imported.")
+	}
 	if !req.State.Raw.IsNull() {
-		passwordsChanged(before, m, diags)
+		passwords(before, m, c, diags)
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && !diags.HasError() && m.settled() {
@@ -172,32 +212,8 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 // known.
 func (m *model) settled() bool {
 	return m.known() && connattr.Known(m.Slots) && connattr.Known(m.IgnoreSlots) && connattr.Known(m.AllowedNetworks) &&
-		(m.pg == nil || connattr.Known(m.pg.Parameters) && connattr.Known(m.pg.HBA) && connattr.Known(m.pg.Ident))
-}
-
-func passwordsChanged(before, m model, diags *diag.Diagnostics) {
-	version := func(c *credentials, which string) types.Int64 {
-		if c == nil {
-			return types.Int64Null()
-		}
-		switch {
-		case which == "superuser" && c.Superuser != nil:
-			return c.Superuser.PasswordVersion
-		case which == "replication" && c.Replication != nil:
-			return c.Replication.PasswordVersion
-		case which == "rewind" && c.Rewind != nil:
-			return c.Rewind.PasswordVersion
-		case which == "rest_api" && c.RestAPI != nil:
-			return c.RestAPI.PasswordVersion
-		}
-		return types.Int64Null()
-	}
-	for _, which := range []string{"superuser", "replication", "rewind", "rest_api"} {
-		if a, b := version(before.accounts, which), version(m.accounts, which); !a.Equal(b) && !b.IsUnknown() {
-			diags.AddAttributeError(path.Root("credentials").AtName(which).AtName("password_wo_version"), "Passwords of an existing cluster cannot be changed yet",
-				"This release takes passwords when the cluster is made and does not change them afterwards; nothing was touched.\nWhat to do: leave password_wo_version as it was.")
-		}
-	}
+		(m.pg == nil || connattr.Known(m.pg.Parameters) && connattr.Known(m.pg.HBA) && connattr.Known(m.pg.Ident) &&
+			connattr.Known(m.pg.Callbacks) && connattr.Known(m.pg.CreateMethods) && connattr.Known(m.pg.ReplicaMethods) && connattr.Known(m.pg.RecoveryConf))
 }
 
 // effects warns about what the changed configuration does, by comparing what
@@ -216,7 +232,7 @@ func effects(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 	if len(restart) > 0 {
 		diags.AddWarning("Applying this leaves all nodes of "+scope+" with a pending restart",
 			"PostgreSQL takes these over only when it starts:\n  "+strings.Join(restart, "\n  ")+
-				"\nThis release sets them and does not restart PostgreSQL: restart the members one at a time afterwards (patronictl restart "+scope+" MEMBER), the leader last, or after a switchover.")
+				"\nThis release sets them and does not restart PostgreSQL: restart the members one at a time afterwards (patronictl -c "+patroni.ConfigPath+" restart "+scope+" MEMBER), the leader last, or after a switchover.")
 	}
 	if v, ok := wanted["pause"]; ok && v == true && old["pause"] != true {
 		diags.AddWarning("Applying this pauses "+scope, "While a cluster is paused, nothing fails over and a crashed PostgreSQL stays down.")

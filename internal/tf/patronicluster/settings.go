@@ -2,6 +2,7 @@ package patronicluster
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ type binding struct {
 func seconds64(path string, field func(*model) *customtypes.Text) binding {
 	return binding{path,
 		func(m *model) any {
-			if f := field(m); !f.IsNull() && !f.IsUnknown() {
+			if f := field(m); f != nil && !f.IsNull() && !f.IsUnknown() {
 				return int64(f.Duration() / time.Second)
 			}
 			return nil
@@ -119,6 +120,12 @@ var bindings = []binding{
 	boolean("failsafe_mode", func(m *model) *types.Bool { return &m.FailsafeMode }),
 	seconds64("member_slots_ttl", func(m *model) *customtypes.Text { return &m.MemberSlotsTTL }),
 	boolean("pause", func(m *model) *types.Bool { return &m.Pause }),
+	seconds64("postgresql/pg_ctl_timeout", func(m *model) *customtypes.Text {
+		if m.pg == nil {
+			return nil
+		}
+		return &m.pg.PgCtlTimeout
+	}),
 	boolean("postgresql/use_slots", inPostgres(func(p *postgresModel) *types.Bool { return &p.UseSlots })),
 	boolean("postgresql/remove_data_directory_on_rewind_failure", inPostgres(func(p *postgresModel) *types.Bool { return &p.RemoveOnRewindFailure })),
 	boolean("postgresql/remove_data_directory_on_diverged_timelines", inPostgres(func(p *postgresModel) *types.Bool { return &p.RemoveOnDiverged })),
@@ -150,7 +157,12 @@ const (
 	identPath  = "postgresql/pg_ident"
 	ignorePath = "ignore_slots"
 	rewindPath = "postgresql/use_pg_rewind"
-	slotsPath  = "slots/"
+
+	callbacksPath = "postgresql/callbacks"
+	createPath    = "postgresql/create_replica_methods"
+	recoveryPath  = "postgresql/recovery_conf"
+	methodPath    = "postgresql/"
+	slotsPath     = "slots/"
 )
 
 // wanted is the dynamic configuration that the model asks for. Everything in it
@@ -176,8 +188,27 @@ func (m *model) wanted(ctx context.Context, diags *diag.Diagnostics) patroni.Set
 		if !p.Ident.IsNull() {
 			s[identPath] = stringList(ctx, p.Ident, diags)
 		}
+		if !p.CreateMethods.IsNull() {
+			s[createPath] = stringList(ctx, p.CreateMethods, diags)
+		}
+		for path, field := range map[string]types.Map{callbacksPath: p.Callbacks, recoveryPath: p.RecoveryConf} {
+			if !field.IsNull() {
+				values := map[string]string{}
+				diags.Append(field.ElementsAs(ctx, &values, false)...)
+				s[path] = values
+			}
+		}
+		if !p.ReplicaMethods.IsNull() {
+			methods := map[string]methodModel{}
+			diags.Append(p.ReplicaMethods.ElementsAs(ctx, &methods, false)...)
+			for name, method := range methods {
+				s[methodPath+name] = method.setting()
+			}
+		}
 	}
-	s[hbaPath] = m.hba(ctx, diags)
+	if lines := m.hba(ctx, diags); len(lines) > 0 {
+		s[hbaPath] = lines
+	}
 	if !m.Slots.IsNull() {
 		slots := map[string]slotModel{}
 		diags.Append(m.Slots.ElementsAs(ctx, &slots, false)...)
@@ -199,6 +230,16 @@ func (m *model) wanted(ctx context.Context, diags *diag.Diagnostics) patroni.Set
 	return s
 }
 
+func (m methodModel) setting() map[string]any {
+	out := map[string]any{"command": m.Command.ValueString()}
+	for name, v := range map[string]types.Bool{"keep_data": m.KeepData, "no_params": m.NoParams, "no_leader": m.NoLeader} {
+		if !v.IsNull() {
+			out[name] = v.ValueBool()
+		}
+	}
+	return out
+}
+
 func compact(fields map[string]types.String) map[string]any {
 	out := map[string]any{}
 	for k, v := range fields {
@@ -218,13 +259,27 @@ func stringList(ctx context.Context, l types.List, diags *diag.Diagnostics) []st
 // explicitHBA reports whether the user wrote pg_hba.
 func (m *model) explicitHBA() bool { return m.pg != nil && !m.pg.HBA.IsNull() }
 
-// hba is pg_hba as the user wrote it, or made from the allowed networks.
+// hba is pg_hba as the user wrote it, or made from the allowed networks. Without
+// any network it is nobody's business here.
 func (m *model) hba(ctx context.Context, diags *diag.Diagnostics) []string {
 	if m.explicitHBA() {
 		return stringList(ctx, m.pg.HBA, diags)
 	}
-	lines := []string{"local all all peer"}
-	for _, network := range stringList(ctx, m.AllowedNetworks, diags) {
+	return m.hbaFor(stringList(ctx, m.AllowedNetworks, diags))
+}
+
+func (m *model) hbaFor(networks []string) []string {
+	if len(networks) == 0 {
+		return nil
+	}
+	lines := []string{
+		"local all all peer",
+		// Patroni asks its own server for timeline and position through a
+		// replication connection to localhost. Without that no replica is
+		// ever healthy enough to take over.
+		"hostssl replication " + m.users().Replication + " samehost scram-sha-256",
+	}
+	for _, network := range networks {
 		lines = append(lines,
 			"hostssl replication "+m.users().Replication+" "+network+" scram-sha-256",
 			"hostssl all all "+network+" scram-sha-256")
@@ -237,22 +292,20 @@ func (m *model) observe(ctx context.Context, live patroni.Settings, diags *diag.
 	wanted := m.wanted(ctx, diags)
 	block := func() *postgresModel {
 		if m.pg == nil {
-			m.pg = &postgresModel{
-				Parameters: types.MapNull(types.StringType), HBA: types.ListNull(types.StringType), Ident: types.ListNull(types.StringType),
-			}
+			m.pg = noPostgres()
 		}
 		return m.pg
 	}
 	for _, b := range bindings {
-		if want, ours := wanted[b.path]; ours && !patroni.Same(b.path, live[b.path], want) {
+		if want, ours := wanted[b.path]; ours && differs(live, b.path, want) {
 			b.set(m, live[b.path])
 		}
 	}
-	if !patroni.Same(rewindPath, live[rewindPath], wanted[rewindPath]) {
+	if differs(live, rewindPath, wanted[rewindPath]) {
 		v, _ := patroni.Bool(live[rewindPath])
 		block().UsePgRewind = types.BoolValue(v)
 	}
-	if !patroni.Same(hbaPath, live[hbaPath], wanted[hbaPath]) {
+	if want, ours := wanted[hbaPath]; ours && !patroni.Same(hbaPath, live[hbaPath], want) {
 		block().HBA = listOf(live[hbaPath])
 	}
 	if _, ours := wanted[identPath]; ours && !patroni.Same(identPath, live[identPath], wanted[identPath]) {
@@ -274,8 +327,79 @@ func (m *model) observe(ctx context.Context, live patroni.Settings, diags *diag.
 		}
 		m.pg.Parameters = types.MapValueMust(types.StringType, values)
 	}
+	m.observeMethods(live, wanted, diags)
 	m.observeSlots(ctx, live, wanted, diags)
 	m.pack(ctx, diags)
+}
+
+// differs reports whether a live setting is another one than the wanted one.
+// Where there is none, Patroni's default counts.
+func differs(live patroni.Settings, path string, want any) bool {
+	have, there := live[path]
+	if !there && patroni.IsDefault(path, want) {
+		return false
+	}
+	return !patroni.Same(path, have, want)
+}
+
+// observeMethods takes over what is in the postgresql section as a whole.
+func (m *model) observeMethods(live, wanted patroni.Settings, diags *diag.Diagnostics) {
+	if m.pg == nil {
+		return
+	}
+	differs := func(path string) bool {
+		want, ours := wanted[path]
+		return ours && !patroni.Same(path, live[path], want)
+	}
+	if differs(createPath) {
+		m.pg.CreateMethods = listOf(live[createPath])
+	}
+	if differs(callbacksPath) {
+		m.pg.Callbacks = mapOf(live[callbacksPath])
+	}
+	if differs(recoveryPath) {
+		m.pg.RecoveryConf = mapOf(live[recoveryPath])
+	}
+	if m.pg.ReplicaMethods.IsNull() {
+		return
+	}
+	values := map[string]attr.Value{}
+	for name, v := range m.pg.ReplicaMethods.Elements() {
+		path := methodPath + name
+		switch have, there := live[path].(map[string]any); {
+		case !there:
+		case !differs(path):
+			values[name] = v
+		default:
+			values[name] = methodOf(have, diags)
+		}
+	}
+	m.pg.ReplicaMethods = types.MapValueMust(types.ObjectType{AttrTypes: methodTypes}, values)
+}
+
+func methodOf(have map[string]any, diags *diag.Diagnostics) attr.Value {
+	fields := map[string]attr.Value{"command": types.StringValue(patroni.Text(have["command"]))}
+	for _, flag := range []string{"keep_data", "no_params", "no_leader"} {
+		fields[flag] = types.BoolNull()
+		if b, ok := patroni.Bool(have[flag]); ok && have[flag] != nil {
+			fields[flag] = types.BoolValue(b)
+		}
+	}
+	o, d := types.ObjectValue(methodTypes, fields)
+	diags.Append(d...)
+	return o
+}
+
+func mapOf(live any) types.Map {
+	raw, ok := live.(map[string]any)
+	if !ok {
+		return types.MapNull(types.StringType)
+	}
+	values := map[string]attr.Value{}
+	for k, v := range raw {
+		values[k] = types.StringValue(patroni.Text(v))
+	}
+	return types.MapValueMust(types.StringType, values)
 }
 
 func listOf(live any) types.List {
@@ -295,20 +419,22 @@ var (
 	ignoreTypes = map[string]attr.Type{"name": types.StringType, "type": types.StringType, "database": types.StringType, "plugin": types.StringType}
 )
 
-func (m *model) observeSlots(_ context.Context, live, wanted patroni.Settings, diags *diag.Diagnostics) {
-	object := func(of map[string]attr.Type, raw any) attr.Value {
-		fields, _ := raw.(map[string]any)
-		values := map[string]attr.Value{}
-		for k := range of {
-			values[k] = types.StringNull()
-			if v, ok := fields[k]; ok {
-				values[k] = types.StringValue(patroni.Text(v))
-			}
+// objectOf is an object of texts, null where there is none.
+func objectOf(of map[string]attr.Type, raw any, diags *diag.Diagnostics) attr.Value {
+	fields, _ := raw.(map[string]any)
+	values := map[string]attr.Value{}
+	for k := range of {
+		values[k] = types.StringNull()
+		if v, ok := fields[k]; ok {
+			values[k] = types.StringValue(patroni.Text(v))
 		}
-		o, d := types.ObjectValue(of, values)
-		diags.Append(d...)
-		return o
 	}
+	o, d := types.ObjectValue(of, values)
+	diags.Append(d...)
+	return o
+}
+
+func (m *model) observeSlots(_ context.Context, live, wanted patroni.Settings, diags *diag.Diagnostics) {
 	if !m.Slots.IsNull() {
 		values := map[string]attr.Value{}
 		for name, v := range m.Slots.Elements() {
@@ -318,7 +444,7 @@ func (m *model) observeSlots(_ context.Context, live, wanted patroni.Settings, d
 			case patroni.Same(path, have, wanted[path]):
 				values[name] = v
 			default:
-				values[name] = object(slotTypes, have)
+				values[name] = objectOf(slotTypes, have, diags)
 			}
 		}
 		m.Slots = types.MapValueMust(types.ObjectType{AttrTypes: slotTypes}, values)
@@ -327,7 +453,7 @@ func (m *model) observeSlots(_ context.Context, live, wanted patroni.Settings, d
 		raw, _ := live[ignorePath].([]any)
 		values := []attr.Value{}
 		for _, r := range raw {
-			values = append(values, object(ignoreTypes, r))
+			values = append(values, objectOf(ignoreTypes, r, diags))
 		}
 		m.IgnoreSlots = types.ListValueMust(types.ObjectType{AttrTypes: ignoreTypes}, values)
 	}
@@ -402,6 +528,9 @@ func checkHBA(lines []string, u patroni.Users) (errs, warnings []string) {
 	}
 	if !admits("replication", u.Replication) {
 		errs = append(errs, "no line lets the user "+u.Replication+" replicate from the other nodes (hostssl replication "+u.Replication+" NETWORK scram-sha-256)")
+	}
+	if !slices.ContainsFunc(parsed, func(h postgres.HBA) bool { return h.Admits("replication", u.Replication) && h.Loopback() }) {
+		errs = append(errs, "no line lets the user "+u.Replication+" replicate from the node itself, which Patroni needs before a failover (hostssl replication "+u.Replication+" samehost scram-sha-256)")
 	}
 	if !admits("postgres", u.Rewind) {
 		errs = append(errs, "no line lets the user "+u.Rewind+" into the database postgres from the other nodes, which pg_rewind needs (hostssl postgres "+u.Rewind+" NETWORK scram-sha-256)")

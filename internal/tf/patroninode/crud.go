@@ -2,6 +2,7 @@ package patroninode
 
 import (
 	"context"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -9,7 +10,9 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
 )
 
 func (r *nodeResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
@@ -22,7 +25,7 @@ func (r *nodeResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "create")
 	defer cancel()
-	if r.apply(host.BootContext(ctx), &m, "create", &resp.Diagnostics) {
+	if r.apply(host.BootContext(ctx), &m, nil, "create", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }
@@ -30,15 +33,19 @@ func (r *nodeResource) Create(ctx context.Context, req resource.CreateRequest, r
 // apply makes or changes the node and fills in what is only known then. It
 // returns false if it failed: there must be no state then, or Terraform would
 // replace a node that may hold data. The mark on the host lets the next create
-// go on.
-func (r *nodeResource) apply(ctx context.Context, m *model, verb string, diags *diag.Diagnostics) bool {
+// go on. Drift is what the plan has shown.
+func (r *nodeResource) apply(ctx context.Context, m *model, drift []string, verb string, diags *diag.Diagnostics) bool {
 	n, ok := m.node(ctx, diags)
 	if !ok {
 		return false
 	}
+	n.Reclone = patroni.Announced(drift)
 	if err := r.S.Patroni("pgha_patroni_node "+n.Name).ApplyNode(ctx, n); err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni node "+n.Name, err)
 		return false
+	}
+	if n.Watchdog.Mode == "automatic" {
+		r.watchdogTrouble(ctx, n, diags)
 	}
 	m.ID = types.StringValue(n.Cluster.Scope + "/" + n.Name)
 	m.DataDirectory = types.StringValue(n.DataDir)
@@ -68,6 +75,9 @@ func (r *nodeResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		r.S.Fail(&resp.Diagnostics, "Unable to read Patroni node "+n.Name, err)
 		return
 	case o.Absent:
+		resp.Diagnostics.AddWarning("Node "+n.Name+" is no longer on host "+n.Target.Name,
+			"The host answers, has no mark of the node ("+patroni.MarkerPath+") and runs no Patroni: it was rebuilt, or the node was removed by hand. "+
+				"The plan creates the node again: data that is there is taken up, and without any it is cloned from the cluster's leader.")
 		resp.State.RemoveResource(ctx)
 		return
 	}
@@ -82,11 +92,18 @@ func (r *nodeResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	resp.Diagnostics.Append(d...)
 	m.Versions = versions
 	m.Drift = base.DriftValue(ctx, o.Drift, &resp.Diagnostics)
+	if m.Watchdog.IsNull() { // imported
+		m.Watchdog = types.StringValue("off")
+	}
+	if m.Margin.IsNull() {
+		m.Margin = customtypes.DurationValue(5 * time.Second)
+	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 }
 
 func (r *nodeResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
-	var m model
+	var before, m model
+	resp.Diagnostics.Append(req.State.Get(ctx, &before)...)
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &m)...)
 	timeout, diags := m.Timeouts.Update(ctx, updateTimeout)
 	resp.Diagnostics.Append(diags...)
@@ -95,7 +112,7 @@ func (r *nodeResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "update")
 	defer cancel()
-	if r.apply(ctx, &m, "update", &resp.Diagnostics) {
+	if r.apply(ctx, &m, before.drift(ctx, &resp.Diagnostics), "update", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }

@@ -2,6 +2,7 @@ package patroninode
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
@@ -12,20 +13,24 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
 )
 
 type model struct {
-	ID            types.String   `tfsdk:"id"`
-	Cluster       types.Object   `tfsdk:"cluster"`
-	Host          types.Object   `tfsdk:"host"`
-	Name          types.String   `tfsdk:"name"`
-	Address       types.String   `tfsdk:"address"`
-	Versions      types.Object   `tfsdk:"versions"`
-	DataDirectory types.String   `tfsdk:"data_directory"`
-	Tags          types.Object   `tfsdk:"tags"`
-	OnDestroy     types.String   `tfsdk:"on_destroy"`
-	Drift         types.List     `tfsdk:"drift"`
-	Timeouts      timeouts.Value `tfsdk:"timeouts"`
+	ID            types.String     `tfsdk:"id"`
+	Cluster       types.Object     `tfsdk:"cluster"`
+	Host          types.Object     `tfsdk:"host"`
+	Name          types.String     `tfsdk:"name"`
+	Address       types.String     `tfsdk:"address"`
+	Versions      types.Object     `tfsdk:"versions"`
+	DataDirectory types.String     `tfsdk:"data_directory"`
+	Tags          types.Object     `tfsdk:"tags"`
+	Watchdog      types.String     `tfsdk:"watchdog"`
+	Device        types.String     `tfsdk:"watchdog_device"`
+	Margin        customtypes.Text `tfsdk:"watchdog_safety_margin"`
+	OnDestroy     types.String     `tfsdk:"on_destroy"`
+	Drift         types.List       `tfsdk:"drift"`
+	Timeouts      timeouts.Value   `tfsdk:"timeouts"`
 }
 
 type versionsModel struct {
@@ -92,12 +97,13 @@ func (m model) node(ctx context.Context, diags *diag.Diagnostics) (patroni.Node,
 	}
 	t, ok := connattr.TargetFrom(ctx, m.Host, diags)
 	v := m.versions(ctx, diags)
-	if !ok || v.PostgreSQL.ValueString() == "" || v.Patroni.ValueString() == "" || m.Address.IsUnknown() || !connattr.Known(m.Tags) {
+	if !ok || v.PostgreSQL.ValueString() == "" || v.Patroni.ValueString() == "" || m.Address.IsUnknown() || m.Watchdog.IsUnknown() || m.Device.IsUnknown() || m.Margin.IsUnknown() || !connattr.Known(m.Tags) {
 		return patroni.Node{}, false
 	}
 	n := patroni.Node{
 		Cluster: c, Name: m.Name.ValueString(), Address: t.Address, Target: t, Tags: m.tags(ctx, diags),
 		Postgres: v.PostgreSQL.ValueString(), Patroni: v.Patroni.ValueString(), DataDir: m.DataDirectory.ValueString(),
+		Watchdog: patroni.Watchdog{Mode: m.Watchdog.ValueString(), Device: m.Device.ValueString(), SafetyMargin: int64(m.Margin.Duration() / time.Second)},
 	}
 	if a := m.Address.ValueString(); a != "" {
 		n.Address = a
@@ -106,6 +112,23 @@ func (m model) node(ctx context.Context, diags *diag.Diagnostics) (patroni.Node,
 		n.DataDir = defaultDataDir(c.Scope, n.Postgres)
 	}
 	return n, !diags.HasError()
+}
+
+// drift is what the last refresh found.
+func (m model) drift(ctx context.Context, diags *diag.Diagnostics) []string {
+	var lines []string
+	if !m.Drift.IsNull() && !m.Drift.IsUnknown() {
+		diags.Append(m.Drift.ElementsAs(ctx, &lines, false)...)
+	}
+	return lines
+}
+
+func wholeSeconds(s string) error {
+	d, err := time.ParseDuration(s)
+	if err == nil && (d < 0 || d%time.Second != 0) {
+		return fmt.Errorf("%s is not a whole number of seconds", s)
+	}
+	return nil
 }
 
 func defaultDataDir(scope, version string) string {

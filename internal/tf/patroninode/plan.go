@@ -13,7 +13,10 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
 )
@@ -24,6 +27,9 @@ func (r *nodeResource) ValidateConfig(ctx context.Context, req resource.Validate
 	resp.Diagnostics.Append(req.Config.Get(ctx, &m)...)
 	if resp.Diagnostics.HasError() {
 		return
+	}
+	if !m.Device.IsNull() && m.Watchdog.IsNull() || m.Watchdog.ValueString() == "off" && !m.Device.IsNull() {
+		resp.Diagnostics.AddAttributeError(path.Root("watchdog_device"), "Invalid combination", "watchdog_device has no meaning without watchdog = \"automatic\" or \"required\".")
 	}
 	if v := m.versions(ctx, &resp.Diagnostics); v.PostgreSQL.ValueString() != "" {
 		if _, err := postgres.Major(v.PostgreSQL.ValueString()); err != nil {
@@ -84,9 +90,20 @@ func (r *nodeResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if !req.State.Raw.IsNull() {
 		r.refuse(ctx, before, m, diags)
 	}
+	m.checkWatchdog(ctx, diags)
 	diags.Append(resp.Plan.Set(ctx, &m)...)
+	if req.State.Raw.IsNull() && !diags.HasError() {
+		r.fits(ctx, m, diags)
+		if clusterKnown && c.TakeOver.Node != "" && c.TakeOver.Node == m.Name.ValueString() {
+			r.previewTakeOver(ctx, m, diags)
+		}
+	}
 	if !req.State.Raw.IsNull() && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, m, diags)
+		r.preview(ctx, before, m, diags)
+		if patroni.Announced(before.drift(ctx, diags)) {
+			diags.AddWarning("Applying this replaces the data of replica "+m.Name.ValueString(),
+				"The replica cannot recover by itself (see drift). Its data is deleted and cloned from the cluster again; until that is done it can neither take over nor answer queries. If somebody still needs the data, copy it first.")
+		}
 	}
 }
 
@@ -118,12 +135,29 @@ func (r *nodeResource) refuse(ctx context.Context, before, m model, diags *diag.
 	}
 }
 
+// fitsTimeout bounds what the plan of a new node waits for a host that may not
+// be there yet.
+const fitsTimeout = 8 * time.Second
+
+// fits refuses a new node that cannot be in one cluster with those there are.
+func (r *nodeResource) fits(ctx context.Context, m model, diags *diag.Diagnostics) {
+	n, ok := m.node(ctx, diags)
+	if !ok || r.S == nil || n.Cluster.UID == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, fitsTimeout)
+	defer cancel()
+	if err := r.S.Patroni("pgha_patroni_node "+n.Name).FitsNode(ctx, n); err != nil {
+		diags.AddAttributeError(path.Root("host"), "Node "+n.Name+" does not fit into the cluster "+n.Cluster.Scope, r.S.Redact.Apply(problem.Details(err)))
+	}
+}
+
 // previewTimeout bounds what a plan does to be able to warn.
 const previewTimeout = 20 * time.Second
 
 // preview lists what an update would do to the running node. It only warns: the
 // apply plans anew.
-func (r *nodeResource) preview(ctx context.Context, m model, diags *diag.Diagnostics) {
+func (r *nodeResource) preview(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 	n, ok := m.node(ctx, diags)
 	if !ok || r.S == nil {
 		return
@@ -137,6 +171,75 @@ func (r *nodeResource) preview(ctx context.Context, m model, diags *diag.Diagnos
 	}
 	if lines := plan.Describe(engine.Reload); len(lines) > 0 {
 		diags.AddWarning("Applying this affects the running node "+n.Name, strings.Join(lines, "\n"))
+	}
+	if !m.Watchdog.Equal(before.Watchdog) || !m.Device.Equal(before.Device) || !m.Margin.Equal(before.Margin) {
+		diags.AddAttributeWarning(path.Root("watchdog"), "Applying this changes the watchdog of node "+n.Name, watchdogEffect(n.Watchdog))
+		r.watchdogTrouble(ctx, n, diags)
+	}
+}
+
+// watchdogEffect says what Patroni makes of a change when it is reloaded
+// (Patroni, watchdog/base.py, reload_config and keepalive; ha.py).
+func watchdogEffect(w patroni.Watchdog) string {
+	if !w.On() {
+		return "Patroni closes the device at its reload, and nothing restarts. A driver that cannot be stopped (nowayout) resets the host after its timeout; softdog can."
+	}
+	text := "Nothing restarts: if this node leads, Patroni opens the device in its next turn, and from then on the host is reset when Patroni does not come to renew the leader's lock. A replica opens it when it takes over."
+	if w.Mode == "required" {
+		text += " A node that leads already goes on leading if the device cannot be opened then; it cannot be elected again."
+	}
+	return text
+}
+
+// watchdogTrouble warns about what keeps the node from using its watchdog.
+func (r *nodeResource) watchdogTrouble(ctx context.Context, n patroni.Node, diags *diag.Diagnostics) {
+	trouble, err := r.S.Patroni("pgha_patroni_node "+n.Name).WatchdogTrouble(ctx, n)
+	if err != nil || len(trouble) == 0 {
+		return // who cannot be asked has been named
+	}
+	text := strings.Join(trouble, ".\n") + "."
+	if n.Watchdog.Mode == "required" {
+		text += "\nThe apply refuses this."
+	} else {
+		text += "\nPatroni goes on without a watchdog."
+	}
+	diags.AddAttributeWarning(path.Root("watchdog"), "Node "+n.Name+" cannot use a watchdog", text)
+}
+
+// checkWatchdog refuses a watchdog that Patroni would not use.
+func (m model) checkWatchdog(ctx context.Context, diags *diag.Diagnostics) {
+	c, ok := connattr.ClusterFrom(ctx, m.Cluster, diags)
+	if !ok || m.Watchdog.IsUnknown() || m.Margin.IsUnknown() {
+		return
+	}
+	if c.Adopted() && m.Watchdog.ValueString() != "off" {
+		diags.AddAttributeError(path.Root("watchdog"), "The watchdog of an imported node is not managed",
+			"Its configuration file is somebody else's, and stays as it is.\nWhat to do: set the watchdog section there, and leave this out.")
+		return
+	}
+	w := patroni.Watchdog{Mode: m.Watchdog.ValueString(), SafetyMargin: int64(m.Margin.Duration() / time.Second)}
+	if why := w.Check(c.TTL, c.LoopWait); why != "" {
+		diags.AddAttributeError(path.Root("watchdog_safety_margin"), "Invalid timing", strings.ToUpper(why[:1])+why[1:]+".")
+	}
+}
+
+// previewTakeOver says what taking over the database on the host does to it. A
+// reason why it cannot be done is an error: nothing has been touched yet.
+func (r *nodeResource) previewTakeOver(ctx context.Context, m model, diags *diag.Diagnostics) {
+	n, ok := m.node(ctx, diags)
+	if !ok || r.S == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, previewTimeout)
+	defer cancel()
+	lines, err := r.S.Patroni("pgha_patroni_node "+n.Name).PreviewTakeOver(ctx, n)
+	switch {
+	case err != nil && host.Unreachable(err):
+		diags.AddWarning("Unable to look at the database that node "+n.Name+" takes over", r.S.Redact.Apply(err.Error()))
+	case err != nil:
+		r.S.Fail(diags, "Unable to take over the database on host "+n.Target.Name, err)
+	case len(lines) > 0:
+		diags.AddWarning("Applying this takes over the database on host "+n.Target.Name, strings.Join(lines, "\n"))
 	}
 }
 

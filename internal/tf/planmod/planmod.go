@@ -27,9 +27,12 @@ var (
 	_ planmodifier.Object = FixedAttribute{}
 )
 
+// Description implements planmodifier.Describer.
 func (f FixedAttribute) Description(context.Context) string {
 	return "Cannot be changed once the resource exists."
 }
+
+// MarkdownDescription implements planmodifier.Describer.
 func (f FixedAttribute) MarkdownDescription(ctx context.Context) string { return f.Description(ctx) }
 
 func (f FixedAttribute) check(at path.Path, creating bool, state, plan attr.Value, diags *diag.Diagnostics) {
