@@ -19,13 +19,14 @@ import (
 var commands = []command{
 	{
 		name: "up", least: 0, most: -1, run: up,
-		args: "[--release trixie|bookworm] [--image bare|warm] [--bastion DC] [--net 10.77] [--disk 2G] [--mirror URL] [DC=HOST,HOST,... ...]",
+		args: "[--release trixie|bookworm] [--image bare|warm] [--bastion DC] [--net 10.77] [--ipv6-only] [--disk 2G] [--mirror URL] [DC=HOST,HOST,... ...]",
 		help: "Brings up hosts, or what is missing of them. The first time it builds images, which takes a minute.",
 		flags: func(f *flag.FlagSet, in *input) {
 			buildFlags(f, in)
 			f.Var(list{&in.options.Bastions}, "bastion", "")
 			f.StringVar(&in.options.Net, "net", "", "")
 			f.StringVar(&in.options.DiskSize, "disk", "", "")
+			f.BoolVar(&in.options.IPv6Only, "ipv6-only", false, "")
 		},
 	},
 	{

@@ -45,6 +45,9 @@ func (p place) boot(s *state, h *hostState) error {
 	if err != nil {
 		return err
 	}
+	if err := os.RemoveAll(p.answered(h.Name)); err != nil {
+		return err
+	}
 	console, err := os.OpenFile(p.console(h.Name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -74,6 +77,10 @@ func (p place) boot(s *state, h *hostState) error {
 	go func() { _ = cmd.Wait() }() // for as long as we live; after that init reaps it
 	return nil
 }
+
+// answered is a file that is there once a host that was booted let somebody in.
+// Without it the one who booted it may have been killed before that.
+func (p place) answered(host string) string { return filepath.Join(p.host(host), "answered") }
 
 func (p place) console(host string) string { return filepath.Join(p.host(host), "console.log") }
 
@@ -127,7 +134,8 @@ func (l *Lab) awaitSSH(ctx context.Context, host string) error {
 	for {
 		client, err := l.Dial(ctx, host)
 		if err == nil {
-			return client.Close()
+			client.Close()
+			return os.WriteFile(l.answered(host), nil, 0o644)
 		}
 		if !l.running(host) {
 			return fmt.Errorf("host %s ended while it was booting; its console (%s) ends with:\n%s", host, l.console(host), tailOf(l.console(host)))

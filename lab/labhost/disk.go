@@ -151,12 +151,17 @@ func (f file) write(root *os.Root) error {
 func hostFiles(s *state, h *hostState) []file {
 	dc := s.number(h.Datacenter)
 	a, gw := s.Net.Host(dc, h.Number), s.Net.Gateway(dc)
+	own, v4 := a.V6, ""
+	if !s.IPv6Only {
+		own = a.V4
+		v4 = fmt.Sprintf("\n[Address]\nAddress=%s/24\n\n[Route]\nGateway=%s\n", a.V4, gw.V4)
+	}
 	return []file{
 		{"etc/hostname", 0o644, 0, h.Name + "\n"},
 		{"etc/hosts", 0o644, 0, fmt.Sprintf(`127.0.0.1 localhost
 ::1 localhost ip6-localhost ip6-loopback
 %s %s
-`, a.V4, h.Name)},
+`, own, h.Name)},
 		{"etc/systemd/network/10-host0.network", 0o644, 0, fmt.Sprintf(`[Match]
 Name=host0
 
@@ -164,17 +169,11 @@ Name=host0
 IPv6AcceptRA=no
 
 [Address]
-Address=%s/24
-
-[Address]
 Address=%s/64
 DuplicateAddressDetection=none
 
 [Route]
 Gateway=%s
-
-[Route]
-Gateway=%s
-`, a.V4, a.V6, gw.V4, gw.V6)},
+%s`, a.V6, gw.V6, v4)},
 	}
 }

@@ -38,7 +38,7 @@ type Lab struct {
 type Host struct {
 	Name       string
 	Datacenter string
-	Addr       string // IPv4
+	Addr       string // IPv4; in a lab without it, IPv6
 	Addr6      string // IPv6
 	// Bastion says that the host is its datacenter's bastion.
 	Bastion bool
@@ -85,6 +85,9 @@ func (s *state) publicHosts() []Host {
 		p := Host{
 			Name: h.Name, Datacenter: h.Datacenter, Addr: a.V4.String(), Addr6: a.V6.String(),
 			Bastion: h.Number == plan.BastionNumber,
+		}
+		if s.IPv6Only {
+			p.Addr = p.Addr6
 		}
 		if via := s.via(h); via != nil {
 			p.Via = via.Name

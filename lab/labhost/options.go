@@ -50,6 +50,9 @@ type Options struct {
 	// DiskSize is how much a host can write, as in tmpfs(5). Default: 2G. It
 	// is memory of this machine, taken as it is used.
 	DiskSize string
+	// IPv6Only gives the hosts no IPv4 address: this machine and they reach
+	// each other by IPv6 alone.
+	IPv6Only bool
 	// Mirror is the address of a Debian mirror. Default: that of this
 	// machine's own apt configuration.
 	Mirror string

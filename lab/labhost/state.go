@@ -25,6 +25,7 @@ type state struct {
 	Release     string
 	Image       Image
 	DiskSize    string
+	IPv6Only    bool     `json:",omitempty"`
 	Datacenters []string // the first is number 1
 	Hosts       []hostState
 	Cuts        map[string]cut           // by host or datacenter

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,8 +14,8 @@ import (
 	"github.com/pgha/terraform-provider-pgha/lab/internal/plan"
 )
 
-// Up brings up a lab and returns when every host that it started answers to
-// SSH and has booted. What is there already is left as it is: hosts that are
+// Up brings up a lab and returns when every host that it started, or that a
+// killed one before had started, answers to SSH and has booted. What is there already is left as it is: hosts that are
 // running keep running, hosts that are off are powered on with their disks,
 // hosts and datacenters that are new are added.
 //
@@ -41,7 +42,11 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 
 	l := newLab(p, s, log)
 	g, gctx := errgroup.WithContext(ctx)
-	for _, host := range started {
+	for _, h := range s.Hosts {
+		host := h.Name
+		if _, err := os.Stat(l.answered(host)); err == nil {
+			continue
+		}
 		await := l.awaitSSH
 		// What a host that had been in use starts may have to wait for
 		// others, or fail; that is no fault of the lab.
@@ -133,7 +138,7 @@ func (p place) want(ctx context.Context, o Options) (*state, error) {
 		if len(o.Datacenters) == 0 {
 			return nil, errors.New("a new lab needs at least one datacenter with a host, such as dc1=pg1,pg2,pg3")
 		}
-		s = &state{Name: p.name, Release: debian.Default, Image: Bare, DiskSize: defaultDiskSize}
+		s = &state{Name: p.name, Release: debian.Default, Image: Bare, DiskSize: defaultDiskSize, IPv6Only: o.IPv6Only}
 		if o.Ephemeral {
 			s.Owner = self()
 		}
@@ -144,6 +149,8 @@ func (p place) want(ctx context.Context, o Options) (*state, error) {
 		return nil, err
 	case o.Release != "" && o.Release != s.Release:
 		return nil, fmt.Errorf("its hosts run %s, not %s: remove it first", s.Release, o.Release)
+	case o.IPv6Only && !s.IPv6Only:
+		return nil, errors.New("its hosts have IPv4 addresses: remove it first")
 	case o.Net != "" && o.Net != s.Net.String():
 		return nil, fmt.Errorf("its addresses are in %s, not in %s: remove it first", s.Net, o.Net)
 	}

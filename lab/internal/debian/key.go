@@ -38,7 +38,7 @@ func key(inputs ...any) string {
 func (r Release) bareKey() string { return key("bare", r.Name, r.Base, bareScript) }
 
 func (r Release) poolKey(extra []Extra) string {
-	return key("pool", r.Suites, r.Base, r.Warm, r.Pool, r.Newer, extra)
+	return key("pool", r.Suites, r.Base, r.Warm, r.Pool, r.Newer, r.Superseded, extra)
 }
 
 // warmKey depends on the versions that are installed, not on the pool they

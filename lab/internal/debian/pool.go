@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -40,10 +41,15 @@ func (w work) aptConfig(status string) ([]string, error) {
 		`APT::Install-Recommends "false";`,
 		`APT::Sandbox::User "root";`,
 	}, w.proxies...)
+	sources := w.Release.sources(w.mirror, keys)
+	if _, err := os.Stat(filepath.Join(w.superseded(), packagesFile)); err == nil {
+		sources += fmt.Sprintf("deb [trusted=yes] file:%s ./\n", w.superseded())
+	}
 	files := map[string]string{
-		"etc/sources.list": w.Release.sources(w.mirror, keys),
-		"etc/preferences":  w.Release.preferences(),
-		"apt.conf":         strings.Join(conf, "\n") + "\n",
+		"etc/sources.list":       sources,
+		"etc/preferences":        w.Release.preferences(),
+		"etc/preferences.newest": w.Release.foreign(),
+		"apt.conf":               strings.Join(conf, "\n") + "\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
@@ -66,8 +72,18 @@ func (r Release) sources(m Mirror, keys string) string {
 	return b.String()
 }
 
-// preferences makes apt take from another release only what it is told to.
+// preferences makes apt take superseded packages before those that have replaced
+// them.
 func (r Release) preferences() string {
+	var b strings.Builder
+	for _, s := range r.Superseded {
+		fmt.Fprintf(&b, "Package: %s\nPin: version %s\nPin-Priority: 999\n\n", s.Name, s.Version)
+	}
+	return b.String() + r.foreign()
+}
+
+// foreign makes apt take from another release only what it is told to.
+func (r Release) foreign() string {
 	var b strings.Builder
 	for _, s := range r.Suites {
 		if s.Foreign {
@@ -77,8 +93,41 @@ func (r Release) preferences() string {
 	return b.String()
 }
 
+// superseded is the folder for packages that the mirror's lists no longer have.
+func (w work) superseded() string { return filepath.Join(w.scratch(), "superseded") }
+
+// fetchSuperseded downloads them. The lab does without those that the mirror no
+// longer has at all.
+func (w work) fetchSuperseded(ctx context.Context) error {
+	if len(w.Release.Superseded) == 0 || runtime.GOARCH != "amd64" {
+		return nil
+	}
+	if err := os.MkdirAll(w.superseded(), 0o755); err != nil {
+		return err
+	}
+	env, err := w.aptConfig("/dev/null")
+	if err != nil {
+		return err
+	}
+	for _, s := range w.Release.Superseded {
+		file := fmt.Sprintf("%s_%s_amd64.deb", s.Name, s.Version)
+		uri := strings.TrimSuffix(w.mirror.Main, "/") + "/" + s.Folder + "/" + file
+		if _, err := w.runIn(ctx, env, "/usr/lib/apt/apt-helper", "download-file", uri, filepath.Join(w.superseded(), file), "SHA256:"+s.SHA256); err != nil {
+			w.Log("the pool will lack %s %s, which the mirror no longer has: %s", s.Name, s.Version, reason(err))
+		}
+	}
+	index, err := sys.Run(ctx, "sh", "-ec", `cd "$1" && apt-ftparchive packages .`, "sh", w.superseded())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(w.superseded(), packagesFile), []byte(index), 0o644)
+}
+
 // aptLists downloads the lists of packages.
 func (w work) aptLists(ctx context.Context) error {
+	if err := w.fetchSuperseded(ctx); err != nil {
+		return err
+	}
 	env, err := w.aptConfig("/dev/null")
 	if err != nil {
 		return err
@@ -123,7 +172,8 @@ func (w work) pool(ctx context.Context, built Built) error {
 	if err := download(append(own, all...)...); err != nil {
 		return err
 	}
-	if err := download(all...); err != nil { // the newest of the release, with its updates
+	newest := append([]string{"-o", "Dir::Etc::preferences=" + filepath.Join(w.scratch(), "apt/etc/preferences.newest")}, all...)
+	if err := download(newest...); err != nil { // the newest of the release, with its updates
 		return err
 	}
 	for _, packages := range w.Release.Newer {
@@ -149,6 +199,12 @@ func (w work) pool(ctx context.Context, built Built) error {
 	if err != nil {
 		return err
 	}
+	// apt does not copy what it finds in a folder.
+	older, err := filepath.Glob(filepath.Join(w.superseded(), "*.deb"))
+	if err != nil {
+		return err
+	}
+	debs = append(debs, older...)
 	if _, err := w.run(ctx, slices.Concat([]string{"mv", "-t", half, "--"}, debs)...); err != nil {
 		return err
 	}

@@ -27,8 +27,20 @@ type Release struct {
 	// too, for the tests of upgrades. apt takes the packages of one element
 	// together.
 	Newer [][]string
+	// Superseded are packages that the release had and has replaced since. The
+	// mirror's lists no longer have them, its folders still do. Hosts start with
+	// them, so that there is something to upgrade to.
+	Superseded []Superseded
 	// Pairs are the packages of which the pool should hold two versions.
 	Pairs []string
+}
+
+// Superseded is a package that the mirror's lists no longer have. Its checksum
+// stands in for the signature of the lists.
+type Superseded struct {
+	Name, Version string
+	Folder        string // on the mirror
+	SHA256        string // of the file for amd64
 }
 
 // Suite is one suite of the archive.
@@ -63,6 +75,11 @@ var releases = map[string]Release{
 		Pool: tools,
 		Newer: [][]string{
 			{"patroni/sid"}, {"etcd-server/sid", "etcd-client/sid"}, {"vip-manager2/sid"},
+		},
+		Superseded: []Superseded{
+			{"postgresql-17", "17.11-0+deb13u1", "pool/main/p/postgresql-17", "d2ce1ddffafa783f9acda4c92c86fc21e8288bff3782d739294f14fa797d7886"},
+			{"postgresql-client-17", "17.11-0+deb13u1", "pool/main/p/postgresql-17", "9d8558f8dd57c8e92e218a20698383575d53742ca3f9e7c2b7fe5f246d5216ae"},
+			{"libpq5", "17.11-0+deb13u1", "pool/main/p/postgresql-17", "20a4c9ef58b4baf90deda67cfb2cc062871c062830dddc234d28f5ac7931b86b"},
 		},
 		Pairs: []string{"postgresql-17", "patroni", "etcd-server", "vip-manager2"},
 	},

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/lab/internal/sys"
 )
@@ -47,9 +48,28 @@ func Require(ctx context.Context, log func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab has to run as root: it mounts file systems and makes network namespaces; run it with sudo")
 	}
+	if packages, _ := missing(); len(packages) > 0 {
+		if err := supply(ctx, log); err != nil {
+			return err
+		}
+	}
+	return machineID()
+}
+
+// supplyLock keeps labs from installing packages at the same time, whatever
+// their cache folders are.
+const supplyLock = "/run/lock/pgha-lab-packages"
+
+// supply installs what is missing.
+func supply(ctx context.Context, log func(format string, args ...any)) error {
+	release, err := sys.Lock(ctx, supplyLock, func(holder string) { log("waiting for %s, which is installing packages on this machine", holder) })
+	if err != nil {
+		return err
+	}
+	defer release()
 	packages, commands := missing()
 	if len(packages) == 0 {
-		return machineID()
+		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("this machine lacks %s, and has no apt-get to install them with; Debian calls the packages %s",
@@ -60,18 +80,33 @@ func Require(ctx context.Context, log func(format string, args ...any)) error {
 	if !slices.Contains(packages, "debian-archive-keyring") {
 		packages = append(packages, "debian-archive-keyring")
 	}
-	// Another lab may be doing the same just now.
+	// Whoever else installs something just now is waited for.
 	install := append([]string{"apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=600", "--no-install-recommends", "install"}, packages...)
 	for _, args := range [][]string{{"apt-get", "-q", "update"}, install} {
-		cmd := sys.Command{Args: args, Env: []string{"DEBIAN_FRONTEND=noninteractive"}}
-		if _, err := cmd.Run(ctx); err != nil {
+		if err := patiently(ctx, args); err != nil {
 			return fmt.Errorf("install what the lab needs on this machine (%s): %w", strings.Join(packages, " "), err)
 		}
 	}
 	if _, commands := missing(); len(commands) > 0 {
 		return fmt.Errorf("this machine still lacks %s after installing %s", strings.Join(commands, ", "), strings.Join(packages, " "))
 	}
-	return machineID()
+	return nil
+}
+
+// patiently runs apt-get, again while another one holds the lock on the package
+// lists: that lock apt-get itself does not wait for.
+func patiently(ctx context.Context, args []string) error {
+	for giveUp := time.Now().Add(10 * time.Minute); ; {
+		cmd := sys.Command{Args: args, Env: []string{"DEBIAN_FRONTEND=noninteractive"}}
+		// Interrupted, dpkg would leave the machine in need of repair.
+		_, err := cmd.Run(context.WithoutCancel(ctx))
+		if err == nil || time.Now().After(giveUp) || !strings.Contains(err.Error(), "Could not get lock") {
+			return err
+		}
+		if err := sys.Pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // machineID sees to it that this machine has an id: nspawn makes the hardware

@@ -55,7 +55,7 @@ func (d Distance) Apply(ctx context.Context) error {
 	}
 	if state.Populated {
 		d.Group.Signal(syscall.SIGHUP)
-	} else if err := d.start(ctx); err != nil {
+	} else if err := d.start(); err != nil {
 		return fmt.Errorf("start the process that delays packets: %w", err)
 	}
 	return d.route(ctx)
@@ -80,7 +80,7 @@ func (d Distance) config() []byte {
 }
 
 // start makes the device and starts the process that serves it.
-func (d Distance) start(ctx context.Context) error {
+func (d Distance) start() error {
 	// The process makes the device, and takes it along when it dies.
 	log, err := os.OpenFile(filepath.Join(d.Folder, "delay.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
