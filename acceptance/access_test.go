@@ -14,6 +14,7 @@ import (
 // done as a user with sudo: a one-node cluster there, from the first contact to
 // the removal.
 func TestSudoAndBastion(t *testing.T) {
+	t.Parallel()
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{
 		Image:       labhost.Warm,
@@ -24,17 +25,17 @@ func TestSudoAndBastion(t *testing.T) {
 	if pg1.Via == "" {
 		t.Fatal("the host is reachable without its bastion, so that this test shows nothing")
 	}
-	hosts := map[string]string{"pg1": pg1.Addr}
-	text := render(hosts, settings{
-		Purge: true,
+	base := settings{
+		Purge: true, Addresses: map[string]string{"pg1": pg1.Addr},
 		Provider: fmt.Sprintf(`ssh {
     user     = "admin"
     bastions = [{ host = %q }]
   }`, bastion.Addr),
-	})
+	}
 	env := append(lab.Env(), "PGHA_SSH_USER=") // the block says who
-	d := cli.New(t, map[string]string{"main.tf": text}, env...)
+	d := &site{t: t, lab: lab, Dir: cli.New(t, nil, env...)}
 	ctx := t.Context()
+	d.configure(base)
 	d.Apply(ctx)
 	d.NoChanges(ctx)
 	out, err := lab.SSH(ctx, "pg1", "patronictl -c /etc/patroni/config.yml list")
@@ -44,16 +45,18 @@ func TestSudoAndBastion(t *testing.T) {
 	d.Destroy(ctx)
 
 	// Without the bastion: a clear error, soon.
-	direct := cli.New(t, map[string]string{"main.tf": render(hosts, settings{Provider: `ssh {
+	direct := &site{t: t, lab: lab, Dir: cli.New(t, nil, env...)}
+	base.Provider = `ssh {
     user            = "admin"
     connect_timeout = "2s"
     boot_timeout    = "4s"
-  }`})}, env...)
+  }`
+	direct.configure(base)
 	o := direct.TryApply(ctx)
 	if o.Code == 0 {
 		t.Fatal("an apply without the bastion succeeded")
 	}
-	has(t, o, "Unable to create host pg1", "host pg1 ("+pg1.Addr+")", "unreachable")
+	has(t, o, "Unable to create host pg1", "Host: pg1 ("+pg1.Addr+")", "unreachable")
 	if list := direct.Resources(ctx); len(list) > 0 {
 		t.Errorf("a failed create left something in the state: %v", list)
 	}

@@ -3,7 +3,22 @@ package acceptance
 import (
 	"strings"
 	"testing"
+
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
 )
+
+// What is changed behind the provider's back, with a writer running.
+func TestDrift(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, labhost.Warm, settings{Purge: true, Cluster: `synchronous_mode = "on"
+  postgresql = { parameters = { work_mem = "16MB" } }`}, "pg1", "pg2", "pg3")
+	s.Apply(t.Context())
+	s.healthy("pg1", "pg1", "pg2", "pg3")
+	w := s.write()
+	s.drift(t)
+	t.Run("what others made is left alone", func(t *testing.T) { s.foreign(t) })
+	w.Check(t)
+}
 
 // drift makes changes by hand, each of which a plan has to show and an apply to
 // repair.
@@ -64,8 +79,8 @@ func (s *site) drift(t *testing.T) {
 		},
 		{
 			"a removed package", replica, "dpkg --remove --force-depends etcd-client >/dev/null 2>&1",
-			[]string{"drift", "install etcd-client=3.5.16"},
-			"dpkg -s etcd-client | grep -q 'Status: hold ok installed' && etcdctl version | grep -q 3.5.16",
+			[]string{"drift", "install etcd-client=" + s.oldest("etcd-client")},
+			"dpkg -s etcd-client | grep -q 'Status: hold ok installed' && etcdctl version | grep -qF " + s.oldest("etcd-client"),
 		},
 		{
 			"a certificate", replica, "rm /etc/pgha/patroni/main/node.crt",

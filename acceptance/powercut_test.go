@@ -1,11 +1,10 @@
 package acceptance
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
-
-	"context"
 )
 
 // powerCut takes the power from the leader's host: another member takes over by
@@ -51,5 +50,9 @@ func (s *site) powerCut(t *testing.T, base settings) {
 		t.Fatal(err)
 	}
 	s.healthy(alive[0], "pg1", "pg2", "pg3")
+	s.eventually("etcd to be up on "+dead, 90*time.Second, func(ctx context.Context) (bool, string) {
+		out, err := s.lab.SSH(ctx, dead, "systemctl is-active etcd")
+		return err == nil, out
+	})
 	s.NoChanges(ctx)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,26 +22,39 @@ type site struct {
 	t   testing.TB
 	lab *labhost.Lab
 	*cli.Dir
+	old bool // Patroni is too old to say whether a replica streams
 }
 
 // settings are the parts of the configuration that tests vary.
 type settings struct {
-	Provider string            // inside the provider block
-	Etcd     string            // further attributes of the etcd cluster
-	Cluster  string            // of the Patroni cluster
-	Node     string            // of every node
-	Nodes    map[string]string // of single nodes' tags and the like, by name: replaces Node
-	Protect  bool
-	Purge    bool
-	Postgres string
-	Patroni  string
+	Provider    string            // inside the provider block
+	Host        string            // further attributes of every host
+	Addresses   map[string]string // by name: the lab's own by default
+	Etcd        string            // further attributes of the etcd cluster
+	Cluster     string            // of the Patroni cluster
+	Node        string            // of every node
+	Nodes       map[string]string // of single nodes' tags and the like, by name: replaces Node
+	Protect     bool
+	Purge       bool
+	Postgres    string
+	Patroni     string
+	EtcdVersion string
+	EtcdOn      []string // names of hosts; all by default
+	Networks    []string // that may connect; samenet and the lab by default
 }
 
 // newSite boots hosts in one datacenter and writes the configuration.
 func newSite(t testing.TB, image labhost.Image, s settings, hosts ...string) *site {
 	t.Helper()
 	cli.Binary(t)
-	lab := labtest.New(t, labhost.Options{Image: image, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: hosts}}})
+	return newSiteIn(t, labhost.Options{Image: image, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: hosts}}}, s)
+}
+
+// newSiteIn is newSite for a lab of any shape.
+func newSiteIn(t testing.TB, o labhost.Options, s settings) *site {
+	t.Helper()
+	cli.Binary(t)
+	lab := labtest.New(t, o)
 	st := &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}
 	st.configure(s)
 	return st
@@ -55,16 +69,36 @@ func (s *site) configure(c settings) {
 			hosts[h.Name] = h.Addr
 		}
 	}
+	if c.Addresses != nil {
+		hosts = c.Addresses
+	}
+	for pin, pkg := range map[*string]string{&c.Postgres: s.server(), &c.Patroni: "patroni", &c.EtcdVersion: "etcd-server"} {
+		if *pin == "" {
+			*pin = s.oldest(pkg)
+		}
+	}
+	s.old = strings.HasPrefix(c.Patroni, "3.0.")
 	s.Write("main.tf", render(hosts, c))
 }
 
+// server is the package of the release's own PostgreSQL.
+func (s *site) server() string {
+	return map[string]string{"trixie": "postgresql-17", "bookworm": "postgresql-15"}[s.lab.Release]
+}
+
+// oldest is the oldest version of a package that the hosts can install, as a
+// pin: what is oldest changes with each update of Debian.
+func (s *site) oldest(pkg string) string {
+	s.t.Helper()
+	versions, err := s.lab.Versions(pkg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pin, _, _ := strings.Cut(versions[0], "-")
+	return pin
+}
+
 func render(hosts map[string]string, c settings) string {
-	if c.Postgres == "" {
-		c.Postgres = "17.11"
-	}
-	if c.Patroni == "" {
-		c.Patroni = "4.0.7"
-	}
 	onDestroy := "keep_data"
 	if c.Purge {
 		onDestroy = "purge"
@@ -78,16 +112,24 @@ func render(hosts map[string]string, c settings) string {
 		p("    %s = %q", name, hosts[name])
 	}
 	p("  }\n}")
+	etcdOn := "keys(local.hosts)"
+	if c.EtcdOn != nil {
+		etcdOn = `["` + strings.Join(c.EtcdOn, `", "`) + `"]`
+	}
+	if c.Networks == nil {
+		c.Networks = []string{"samenet", "10.0.0.0/8"}
+	}
 	p(`resource "pgha_host" "db" {
   for_each  = local.hosts
   name      = each.key
   address   = each.value
   time_sync = "off"
+  %s
 }
 resource "pgha_etcd_cluster" "dcs" {
   name    = "dcs"
-  version = "3.5.16"
-  members = { for name, host in pgha_host.db : name => { host = host.access } }
+  version = %q
+  members = { for name in %s : name => { host = pgha_host.db[name].access } }
   deletion_protection = %t
   on_destroy = %q
   %s
@@ -95,11 +137,11 @@ resource "pgha_etcd_cluster" "dcs" {
 resource "pgha_patroni_cluster" "main" {
   scope            = "main"
   etcd             = pgha_etcd_cluster.dcs.access
-  allowed_networks = ["samenet", "10.0.0.0/8"]
+  allowed_networks = [%s]
   deletion_protection = %t
   on_destroy = %q
   %s
-}`, c.Protect, onDestroy, c.Etcd, c.Protect, onDestroy, c.Cluster)
+}`, c.Host, c.EtcdVersion, etcdOn, c.Protect, onDestroy, c.Etcd, quotedList(c.Networks), c.Protect, onDestroy, c.Cluster)
 	nodes := map[string]string{}
 	for name := range hosts {
 		nodes[name] = c.Node
@@ -119,6 +161,15 @@ resource "pgha_patroni_cluster" "main" {
 	}
 	p(`output "ca" { value = pgha_patroni_cluster.main.ca_certificate }`)
 	return b.String()
+}
+
+// quotedList are the elements of a list in a configuration.
+func quotedList(list []string) string {
+	var quoted []string
+	for _, e := range list {
+		quoted = append(quoted, strconv.Quote(e))
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // on runs a command on a host and fails the test if it fails.
@@ -197,7 +248,7 @@ func (s *site) eventually(what string, limit time.Duration, check func(context.C
 		select {
 		case <-ctx.Done():
 			s.t.Fatalf("waited %s for %s: %s", limit, what, last)
-		case <-time.After(250 * time.Millisecond):
+		case <-time.After(time.Second): // what is asked is mostly a Python program
 		}
 	}
 }
@@ -218,7 +269,7 @@ func (s *site) healthy(from string, names ...string) {
 			switch {
 			case m.Role == "Leader" && m.State == "running":
 				leaders++
-			case m.State == "streaming":
+			case m.State == "streaming", s.old && m.State == "running":
 				streaming++
 			}
 		}
@@ -232,6 +283,13 @@ func (s *site) write() *writer.Writer {
 	first := s.lab.Hosts()[0].Name
 	leader := s.leader(first)
 	s.sql(leader, "do $$ begin if not exists (select from pg_roles where rolname = 'app') then create role app superuser login password 'app-password'; end if; end $$")
+	// A replica that does not have the role yet would refuse the login.
+	for name := range s.members(leader) {
+		s.eventually("the role on "+name, 30*time.Second, func(context.Context) (bool, string) {
+			have := s.sql(name, "select count(*) from pg_roles where rolname = 'app'")
+			return have == "1", have
+		})
+	}
 	return writer.Start(s.t, s.writerConfig())
 }
 

@@ -24,7 +24,24 @@ type Dir struct {
 	Path string
 	env  []string
 	bin  string
+	// rc is the CLI's configuration, and overrides are the folders of the
+	// providers in it, by source.
+	rc        string
+	overrides map[string]string
 }
+
+// Main runs a package's tests and removes what New has built for them. It is for
+// TestMain.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if folder != "" {
+		_ = os.RemoveAll(folder)
+	}
+	return code
+}
+
+// folder is what built has made.
+var folder string
 
 // built is the folder with the provider, made once for a test process.
 var built = sync.OnceValues(func() (string, error) {
@@ -32,6 +49,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	folder = dir
 	_, file, _, _ := runtime.Caller(0)
 	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "terraform-provider-pgha"), ".")
 	cmd.Dir = filepath.Join(filepath.Dir(file), "..", "..")
@@ -41,19 +59,20 @@ var built = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// Binary finds the CLI: $PGHA_TEST_CLI, terraform or tofu. The test is skipped
-// without one.
+// Binary finds the CLI: $PGHA_TEST_CLI, or else terraform or tofu. The test is
+// skipped without it.
 func Binary(t testing.TB) string {
 	t.Helper()
-	for _, name := range []string{os.Getenv("PGHA_TEST_CLI"), "terraform", "tofu"} {
-		if name == "" {
-			continue
-		}
+	names := []string{"terraform", "tofu"}
+	if chosen := os.Getenv("PGHA_TEST_CLI"); chosen != "" {
+		names = []string{chosen}
+	}
+	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}
 	}
-	t.Skip("SKIPPED: neither terraform nor tofu is installed")
+	t.Skipf("SKIPPED: not installed: %s", strings.Join(names, ", "))
 	return ""
 }
 
@@ -66,15 +85,38 @@ func New(t testing.TB, files map[string]string, env ...string) *Dir {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Dir{t: t, Path: t.TempDir(), bin: bin}
-	rc := filepath.Join(t.TempDir(), "cli.tfrc")
-	write(t, rc, fmt.Sprintf("provider_installation {\n  dev_overrides { \"pgha/pgha\" = %q }\n  direct {}\n}\n", provider))
+	d := &Dir{t: t, Path: t.TempDir(), bin: bin, rc: filepath.Join(t.TempDir(), "cli.tfrc"), overrides: map[string]string{}}
+	d.override("pgha/pgha", provider)
 	for name, content := range files {
 		d.Write(name, content)
 	}
-	d.env = append(os.Environ(), "TF_CLI_CONFIG_FILE="+rc, "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "TF_INPUT=0")
+	d.env = append(os.Environ(), "TF_CLI_CONFIG_FILE="+d.rc, "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "TF_INPUT=0")
 	d.env = append(d.env, env...)
 	return d
+}
+
+// Provider builds another provider, in a folder of this one's source, for the
+// module to use.
+func (d *Dir) Provider(source, folder string) {
+	d.t.Helper()
+	dir := d.t.TempDir()
+	_, file, _, _ := runtime.Caller(0)
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "terraform-provider-"+filepath.Base(source)), "./"+folder)
+	cmd.Dir = filepath.Join(filepath.Dir(file), "..", "..")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		d.t.Fatalf("go build: %v\n%s", err, out)
+	}
+	d.override(source, dir)
+}
+
+func (d *Dir) override(source, folder string) {
+	d.t.Helper()
+	d.overrides[source] = folder
+	var b strings.Builder
+	for source, folder := range d.overrides {
+		fmt.Fprintf(&b, "    %q = %q\n", source, folder)
+	}
+	write(d.t, d.rc, "provider_installation {\n  dev_overrides {\n"+b.String()+"  }\n  direct {}\n}\n")
 }
 
 // FromFolder is New with the .tf files of a folder.

@@ -23,7 +23,7 @@ type Config struct {
 	Port     int
 	User     string
 	Password string
-	CA       string // PEM
+	CA       string // PEM; without it TLS is used where there is any, and nothing verified
 	// Every is the pause between two rows.
 	Every time.Duration
 	// Table is made if it is not there.
@@ -32,29 +32,43 @@ type Config struct {
 
 // Connect connects to the member that takes writes.
 func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
+	cfg, err := config(c, "read-write")
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+func config(c Config, session string) (*pgx.ConnConfig, error) {
 	port := c.Port
 	if port == 0 {
 		port = 5432
 	}
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres target_session_attrs=read-write connect_timeout=3 sslmode=require",
-		strings.Join(c.Hosts, ","), port, c.User))
+	mode := "require"
+	if c.CA == "" {
+		mode = "prefer"
+	}
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres target_session_attrs=%s connect_timeout=3 sslmode=%s",
+		strings.Join(c.Hosts, ","), port, c.User, session, mode))
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(c.CA)) {
-		return nil, fmt.Errorf("the cluster's certificate cannot be read")
-	}
-	verify := func(host string) *tls.Config {
-		return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}
-	}
-	cfg.TLSConfig = verify(cfg.Host)
-	for _, f := range cfg.Fallbacks {
-		f.TLSConfig = verify(f.Host)
+	if c.CA != "" {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(c.CA)) {
+			return nil, fmt.Errorf("the cluster's certificate cannot be read")
+		}
+		verify := func(host string) *tls.Config {
+			return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}
+		}
+		cfg.TLSConfig = verify(cfg.Host)
+		for _, f := range cfg.Fallbacks {
+			f.TLSConfig = verify(f.Host)
+		}
 	}
 	cfg.Password = c.Password
 	cfg.DialFunc = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
-	return pgx.ConnectConfig(ctx, cfg)
+	return cfg, nil
 }
 
 // Writer is a running writer.
@@ -202,4 +216,17 @@ func (w *Writer) Check(t testing.TB) {
 	if missing > 0 || len(w.acked) == 0 {
 		t.Errorf("%d of %d acknowledged rows are lost", missing, len(w.acked))
 	}
+}
+
+// ConnectTo connects to the first of the hosts whatever it is, with parameters
+// such as replication=database.
+func ConnectTo(ctx context.Context, c Config, parameters map[string]string) (*pgx.Conn, error) {
+	cfg, err := config(c, "any")
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range parameters {
+		cfg.RuntimeParams[k] = v
+	}
+	return pgx.ConnectConfig(ctx, cfg)
 }
