@@ -1,0 +1,11 @@
+resource "pgha_host" "etcd" {
+  for_each = { e1 = "10.0.0.21", e2 = "10.0.0.22", e3 = "10.0.0.23" }
+  name     = each.key
+  address  = each.value
+}
+
+resource "pgha_etcd_cluster" "dcs" {
+  name    = "dcs"
+  version = "3.5.16"
+  members = { for name, host in pgha_host.etcd : name => { host = host.access } }
+}

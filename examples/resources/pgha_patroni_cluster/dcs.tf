@@ -1,0 +1,10 @@
+resource "pgha_host" "db" {
+  name    = "pg1"
+  address = "10.0.0.11"
+}
+
+resource "pgha_etcd_cluster" "dcs" {
+  name    = "dcs"
+  version = "3.5.16"
+  members = { pg1 = { host = pgha_host.db.access } }
+}
