@@ -27,7 +27,8 @@ func TestEtcdAcrossDatacenters(t *testing.T) {
 	for _, h := range lab.Hosts() {
 		fmt.Fprintf(&members, "    %s = { host = { name = %q, address = %q, port = null, user = null, host_key = null, bastions = null } }\n", h.Name, h.Name, h.Addr)
 	}
-	s.Write("main.tf", fmt.Sprintf(`terraform {
+	configure := func(more string) {
+		s.Write("main.tf", fmt.Sprintf(`terraform {
   required_providers {
     pgha = { source = "pgha/pgha" }
   }
@@ -39,11 +40,14 @@ resource "pgha_etcd_cluster" "dcs" {
 %s  }
   deletion_protection = false
   on_destroy          = "purge"
+  %s
 }
 output "timing" {
   value = [pgha_etcd_cluster.dcs.heartbeat_interval, pgha_etcd_cluster.dcs.election_timeout]
 }
-`, s.oldest("etcd-server"), members.String()))
+`, s.oldest("etcd-server"), members.String(), more))
+	}
+	configure("")
 	s.Apply(ctx)
 	s.NoChanges(ctx)
 	var timing []string
@@ -69,6 +73,9 @@ ETCDCTL_USER=pgha:$pass etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc
 		t.Errorf("%d of 5 members are started:\n%s", got, list)
 	}
 	s.checkEtcdStatus(ctx)
+	configure(`heartbeat_interval = "100ms"` + "\n  " + `election_timeout = "1s"`)
+	has(t, s.Plan(ctx), "The election timeout of etcd cluster dcs is short for its members' distance", "less than ten round trips", "restart etcd.service, for its settings, while all others are well; it leads, and hands that over first")
+	configure("")
 	s.Destroy(ctx)
 	for _, h := range lab.Hosts() {
 		s.on(h.Name, "test ! -e /etc/pgha && test ! -e /var/lib/etcd/dcs && ! systemctl is-active -q etcd")

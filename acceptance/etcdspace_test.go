@@ -27,6 +27,18 @@ func TestEtcdFull(t *testing.T) {
 	s.healthy("pg1", all...)
 	w := s.write()
 
+	t.Run("a version that shuts Patroni out", func(t *testing.T) {
+		c := base
+		c.EtcdVersion = s.newest("etcd-server")
+		s.configure(c)
+		o := s.Plan(ctx)
+		if o.Code != 1 {
+			t.Errorf("it is planned: exit status %d", o.Code)
+		}
+		has(t, o, "etcd cluster dcs cannot be brought to version "+c.EtcdVersion, "main/pg1 runs 4.0.7", "bring Patroni to 4.1.1 or later on all of these nodes")
+		s.configure(base)
+	})
+
 	// put writes values of so many bytes under keys of the provider's own prefix, the
 	// same one again and again or one after the other, until etcd refuses.
 	put := func(key string, bytes, count int) string {
@@ -112,7 +124,7 @@ n=0; while [ $n -lt `+strconv.Itoa(count)+` ]; do n=$((n + 1)); head -c `+strcon
 		has(t, o, follower, "permission denied")
 		s.on(follower, "chmod 640 /etc/pgha/etcd/dcs/server.key; systemctl reset-failed etcd; systemctl restart etcd")
 
-		has(t, s.Apply(ctx), "one at a time, the leader last")
+		has(t, s.Apply(ctx), "restart etcd.service, for its settings")
 		noAlarm()
 		s.NoChanges(ctx)
 		s.healthy("pg1", all...)

@@ -289,7 +289,7 @@ func TestAdopt(t *testing.T) {
 	t.Run("etcd's settings", func(t *testing.T) {
 		changed.Etcd = strings.Replace(base.Etcd, `"0s"`, `"1h"`, 1)
 		s.configure(changed)
-		has(t, s.Plan(ctx), "auto_compaction_retention", "one at a time, the leader last (restart)")
+		has(t, s.Plan(ctx), "auto_compaction_retention", "restart etcd.service, for its settings, while all others are well")
 		s.Apply(ctx)
 		s.NoChanges(ctx)
 		for _, h := range all {

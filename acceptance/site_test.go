@@ -98,6 +98,17 @@ func (s *site) oldest(pkg string) string {
 	return pin
 }
 
+// newest is the newest version of a package that the hosts can install, as a pin.
+func (s *site) newest(pkg string) string {
+	s.t.Helper()
+	versions, err := s.lab.Versions(pkg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pin, _, _ := strings.Cut(versions[len(versions)-1], "-")
+	return pin
+}
+
 func render(hosts map[string]string, c settings) string {
 	onDestroy := "keep_data"
 	if c.Purge {

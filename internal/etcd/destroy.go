@@ -67,7 +67,10 @@ func destroyLane(s Spec, n string, h *HostFacts, purge bool, before engine.Plan,
 						return err
 					}
 				}
-				if err := remote.RemoveFiles(ctx, h, dropInPath); err != nil {
+				if err := do.dropPrevious(ctx, h); err != nil {
+					return err
+				}
+				if err := remote.RemoveFiles(ctx, h, dropInPath, previousDropIn); err != nil {
 					return err
 				}
 				if err := remote.RemoveEmptyDirs(ctx, h, "/etc/systemd/system/etcd.service.d", "/etc/pgha/etcd", pki.Dir); err != nil {

@@ -221,32 +221,6 @@ func (d *Doer) enableAuth(s Spec) engine.Step {
 	})
 }
 
-// rollingRestart restarts members one at a time, the leader last, each only
-// while all others are healthy. The marker that a member gets after that no
-// longer says that it has to be.
-func (d *Doer) rollingRestart(s Spec, names []string, marker func(name string) Marker) engine.Step {
-	return d.step(s, "", "etcd.restart", "restart "+strings.Join(names, ", ")+", one at a time, the leader last", engine.Restart, func(ctx context.Context) error {
-		for len(names) > 0 {
-			if err := d.waitSteady(ctx, s); err != nil {
-				return problem.In("", "wait for a healthy cluster before the next restart", err)
-			}
-			next, err := d.notLeader(ctx, s, names)
-			if err != nil {
-				return err
-			}
-			d.Log.InfoContext(ctx, "restarting an etcd member", "host", next)
-			if err := remote.RestartUnit(ctx, d.host(s, next), Unit, stopTimeout); err != nil {
-				return problem.In(next, "restart "+Unit, d.withLog(ctx, s, next, err))
-			}
-			if err := remote.WriteFile(ctx, d.host(s, next), marker(next).file()); err != nil {
-				return err
-			}
-			names = without(names, next)
-		}
-		return d.waitSteady(ctx, s)
-	})
-}
-
 func without(names []string, name string) []string {
 	var rest []string
 	for _, n := range names {

@@ -27,6 +27,11 @@ type Facts struct {
 	// quorum. Joining are the peer URLs of members that were being added.
 	Live    Live
 	Joining map[string]bool
+
+	// Upgrade is that which was begun, nil if none was. Nodes are the versions of
+	// the Patroni nodes on the cluster, by "SCOPE/MEMBER", where that matters.
+	Upgrade  *Upgrade
+	Nodes map[string]string
 }
 
 // HostFacts is what was found on one member's host.
@@ -118,7 +123,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		p.Path(file.Path)
 	}
 	s.probeSnapshots(&p)
-	p.Process(Unit)
+	p.Process(Unit).Path(previousDropIn).Path(previousPath)
 	if s.TLS {
 		p.Content(Authority(s.Name).CertificatePath()).Path(Authority(s.Name).Path() + "/ca.key").Path(s.authorityPath())
 		for _, l := range s.leaves(name) {

@@ -192,10 +192,19 @@ func (p *planner) later() engine.Plan {
 	for _, n := range sortedKeys(p.s.Leaving) {
 		what = append(what, "remove "+n+" and delete its data, certificates and keys")
 	}
+	for _, n := range p.stay {
+		if p.outdated(n) {
+			what = append(what, "bring "+n+" to version "+p.s.Version)
+		}
+	}
 	if !p.formed() || len(what) == 0 {
 		return engine.Plan{}
 	}
-	return engine.Sequence(p.do.step(p.s, "", "etcd.member.later", "wait until the cluster answers, then change its members one at a time: "+strings.Join(what, "; "), engine.Destructive, func(ctx context.Context) error {
+	risk := engine.Restart
+	if len(p.s.Leaving) > 0 {
+		risk = engine.Destructive
+	}
+	return engine.Sequence(p.do.step(p.s, "", "etcd.member.later", "wait until the cluster answers, then, one member at a time: "+strings.Join(what, "; "), risk, func(ctx context.Context) error {
 		return p.do.patiently(ctx, p.s, func(ctx context.Context, c Client) error {
 			_, err := c.Members(ctx)
 			return err
@@ -389,7 +398,7 @@ func (d *Doer) forget(ctx context.Context, s Spec, keys ...string) error {
 func Describe(p engine.Plan) []string {
 	var told engine.Plan
 	for _, s := range p.Steps() {
-		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") {
+		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") {
 			told = told.Then(s)
 		}
 	}

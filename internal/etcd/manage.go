@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -125,6 +126,28 @@ func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
 	for _, kv := range joining {
 		f.Joining[strings.TrimPrefix(kv.Key, joiningPrefix(s))] = true
 	}
+	return m.askUpgrade(ctx, c, s, f)
+}
+
+// askUpgrade adds what concerns another version.
+func (m *Manager) askUpgrade(ctx context.Context, c Client, s Spec, f *Facts) error {
+	kv, found, err := c.Get(ctx, upgradeKey(s))
+	if err != nil {
+		return err
+	}
+	if found {
+		f.Upgrade = &Upgrade{}
+		if err := json.Unmarshal([]byte(kv.Value), f.Upgrade); err != nil {
+			return fmt.Errorf("the key %s cannot be read: %w", upgradeKey(s), err)
+		}
+	}
+	for _, h := range f.Hosts {
+		if s.Auth && !debver.Matches(s.Version, h.Facts.Package(serverPackage).Version) {
+			keys, err := c.List(ctx, "/")
+			f.Nodes = nodes(keys)
+			return err
+		}
+	}
 	return nil
 }
 
@@ -202,7 +225,8 @@ type Observed struct {
 	// Absent: all hosts answered and nothing of the cluster is on any.
 	Absent bool
 	UID    string
-	// Versions are the installed versions, by member.
+	// Versions are the versions that run, by member: those of the packages, where
+	// these are what runs.
 	Versions map[string]string
 	// Drift is what an apply would do, a line each.
 	Drift []string
@@ -231,6 +255,11 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)
+	for n, installed := range o.Versions {
+		if l := f.Live.at(s.PeerURL(n)); l != nil && l.Version != "" && l.Version != debver.Upstream(installed) {
+			o.Versions[n] = l.Version // its turn has not come yet
+		}
+	}
 	// The versions there are count as wanted here: a difference in version
 	// is shown as such, not as a step that is refused.
 	wanted := s

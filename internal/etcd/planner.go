@@ -44,6 +44,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.checkQuota(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.findUpgrades(); err != nil {
+		return engine.Plan{}, err
+	}
 	return p.plan()
 }
 
@@ -154,6 +157,8 @@ type planner struct {
 	stay    []string        // members that are in the cluster and stay in it; all of a new cluster
 	changes []change        // of the membership, in order
 	stale   map[string]bool // members whose hosts have data of a membership that is over
+
+	upgrades map[string]*upgrade // members that need another version
 }
 
 // findCredentials returns those that are there. A cluster that was formed and
@@ -216,9 +221,15 @@ func (p *planner) plan() (engine.Plan, error) {
 	var start []engine.Plan
 	var restart []string
 	for _, n := range p.stay {
-		if !p.f.Hosts[n].Facts.Unit(Unit).Running() {
+		switch {
+		case p.ill(n):
+			start = append(start, p.heal(n))
+		case !p.f.Hosts[n].Facts.Unit(Unit).Running():
 			start = append(start, engine.Sequence(p.do.start(p.s, n)))
-		} else if p.changed(n) {
+			if p.upgrades[n] != nil {
+				restart = append(restart, n)
+			}
+		case p.changed(n):
 			restart = append(restart, n)
 		}
 	}
@@ -230,10 +241,13 @@ func (p *planner) plan() (engine.Plan, error) {
 		plan = plan.Then(p.do.enableAuth(p.s))
 	}
 	plan = plan.ThenPlan(p.removeDead()).ThenPlan(p.makeSpace())
-	if len(restart) > 0 {
-		plan = plan.Then(p.do.rollingRestart(p.well(), restart, func(name string) Marker { return p.marker(name, p.formed()) }))
+	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade())
+	if p.fewer() {
+		plan = plan.ThenPlan(p.endAlarms()).ThenPlan(p.membership()).ThenPlan(roll)
+	} else {
+		plan = plan.ThenPlan(roll).ThenPlan(p.endAlarms()).ThenPlan(p.membership())
 	}
-	plan = plan.ThenPlan(p.endAlarms()).ThenPlan(p.membership()).ThenParallel(p.snapshots()...)
+	plan = plan.ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
 		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n)) {
@@ -241,6 +255,20 @@ func (p *planner) plan() (engine.Plan, error) {
 		}
 	}
 	return plan.ThenParallel(marked...), nil
+}
+
+// fewer reports whether the cluster is so small for now that taking a member out of
+// service would stop it, while it is to have more: these come first then.
+func (p *planner) fewer() bool {
+	n, _ := p.f.Live.votes()
+	adds := false
+	for _, c := range p.changes {
+		adds = adds || c.kind == addMember
+		if m := p.f.Live.at(c.url); c.kind == removeDead && m != nil && !m.Learner {
+			n--
+		}
+	}
+	return adds && n < 3
 }
 
 // prepare is what needs nothing of the other hosts.
@@ -259,12 +287,8 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			if !have.Held {
 				hold = append(hold, pkg)
 			}
-		case have.Installed && pkg == serverPackage && (h.Recognised || h.Marker != nil && h.Marker.Bootstrapped):
-			return plan, &problem.Error{
-				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running etcd", pkg, have.Version, p.s.Version),
-				Left:  "the member, running as it was.",
-				Do:    fmt.Sprintf("set version = %q.", debver.Upstream(have.Version)),
-			}
+		case have.Installed && h.member() && (p.upgrades[name] != nil || !p.asked):
+			// It gets that in its turn, or once the cluster answers.
 		default:
 			pin, err := remote.Resolve(pkg, p.s.Version, h.Facts.Available(pkg))
 			if err != nil {
@@ -391,7 +415,7 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 // files as they should be.
 func (p *planner) changed(name string) bool {
 	h := p.f.Hosts[name]
-	if h.Marker != nil && h.Marker.RestartDue {
+	if h.Marker != nil && h.Marker.RestartDue || p.upgrades[name] != nil {
 		return true
 	}
 	for _, file := range p.files(name) {

@@ -82,11 +82,11 @@ func TestPlan(t *testing.T) {
 		},
 		"another quota": {
 			spec:   func(s *etcd.Spec) { s.QuotaBytes *= 2 },
-			expect: lanes("etcd.mark.restart@, etcd.file@") + ", etcd.restart",
+			expect: lanes("etcd.mark.restart@, etcd.file@") + ", etcd.restart@pg1, etcd.restart@pg2, etcd.restart@pg3",
 		},
 		"another quota, and killed before the restart": {
 			state:  func(f *fakefleet.Fleet) { remark(f.Host(2), func(mark *etcd.Marker) { mark.RestartDue = true }) },
-			expect: "etcd.restart",
+			expect: "etcd.restart@pg2",
 		},
 		"killed before the restart, and stopped": {
 			state: func(f *fakefleet.Fleet) {
@@ -94,6 +94,9 @@ func TestPlan(t *testing.T) {
 				f.Host(2).Units["etcd.service"].PID, f.Host(2).Units["etcd.service"].Active = 0, "inactive"
 			},
 			expect: "etcd.start@pg2, etcd.healthy, etcd.mark.complete@pg2",
+		},
+		"another version, and the cluster does not answer": {
+			spec: func(s *etcd.Spec) { s.Version = "3.5.30" }, expect: "etcd.member.later",
 		},
 		"certificates end soon": {
 			later:  (397 - 29) * 24 * time.Hour,
@@ -200,10 +203,6 @@ func TestPlanRefuses(t *testing.T) {
 				}
 			},
 			says: []string{"credentials.json is on none of the hosts", "backup"},
-		},
-		"another version than the running one": {
-			spec: func(s *etcd.Spec) { s.Version = "3.5.30" },
-			says: []string{"etcd-server is installed in version 3.5.16-4", `version = "3.5.16"`},
 		},
 		"a version that no repository has": {
 			fresh: true, spec: func(s *etcd.Spec) { s.Version = "3.6.0" },

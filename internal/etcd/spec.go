@@ -199,6 +199,18 @@ func CheckTiming(heartbeat, election time.Duration) error {
 	return nil
 }
 
+// ShortElection says why an election timeout is short for members that are so far
+// apart, empty if it is not (etcd documentation, "Tuning": ten round trips).
+func ShortElection(election, roundTrip time.Duration) string {
+	least := 10 * roundTrip
+	if election >= least {
+		return ""
+	}
+	heartbeat, better := Timing(roundTrip)
+	return fmt.Sprintf("The longest round trip between two members takes %s, and the election timeout is %s: less than ten round trips. A leader that is well may be voted out whenever the network is slow for a moment.\nWhat to do: set heartbeat_interval = %q and election_timeout = %q, or leave both out.",
+		roundTrip.Round(100*time.Microsecond), election, heartbeat, better)
+}
+
 // Timing derives a heartbeat and an election timeout from the longest round
 // trip between two members: a heartbeat of about one round trip and an
 // election timeout of at least ten, never below etcd's own defaults, which

@@ -50,12 +50,12 @@ func unheld(name string) func(*fakefleet.Fleet, *fakehost.Machine) {
 func TestEtcdDrift(t *testing.T) {
 	const dir, due = "/etc/pgha/etcd/dcs", "etcd.mark.restart@pg2"
 	for _, d := range []drift{
-		{"settings edited", edited(dir + "/etcd.env"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@"}},
-		{"settings removed", removed(dir + "/etcd.env"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@"}},
-		{"settings readable by all", chmodded(dir+"/etcd.env", "644"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@"}},
+		{"settings edited", edited(dir + "/etcd.env"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@pg2"}},
+		{"settings removed", removed(dir + "/etcd.env"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@pg2"}},
+		{"settings readable by all", chmodded(dir+"/etcd.env", "644"), "write " + dir + "/etcd.env", []string{due, "etcd.file@pg2", "etcd.restart@pg2"}},
 		{
 			"drop-in edited", edited("/etc/systemd/system/etcd.service.d/pgha.conf"), "write /etc/systemd/system/etcd.service.d/pgha.conf",
-			[]string{due, "etcd.file@pg2", "etcd.unit.reload@pg2", "etcd.restart@"},
+			[]string{due, "etcd.file@pg2", "etcd.unit.reload@pg2", "etcd.restart@pg2"},
 		},
 		{"unit disabled", disabled("etcd.service"), "start at boot", []string{"etcd.unit.enable@pg2"}},
 		{"hold released", unheld("etcd-server"), "hold etcd-server", []string{"etcd.hold@pg2"}},

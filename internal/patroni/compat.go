@@ -5,21 +5,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/pgha/terraform-provider-pgha/internal/debver"
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 )
-
-// refusesOldPatroni reports whether an etcd of that version, with authentication
-// on, refuses the first request of a Patroni before 4.1.1, which that sends
-// without having logged in. Patroni then never starts.
-func refusesOldPatroni(version string) bool {
-	for _, line := range []struct{ from, since string }{{"3.6", "3.6.9"}, {"3.5", "3.5.28"}, {"3.4", "3.4.42"}} {
-		if debver.Compare(version, line.from) >= 0 {
-			return debver.Compare(version, line.since) >= 0
-		}
-	}
-	return false
-}
 
 // checkEtcd refuses a pair of versions that does not work together, before
 // anything is installed.
@@ -33,7 +21,7 @@ func (d *Doer) checkEtcd(ctx context.Context, n Node) error {
 		if err != nil {
 			continue // which members are healthy is etcd's own affair
 		}
-		if refusesOldPatroni(st.Version) {
+		if etcd.RefusesOldPatroni(st.Version) {
 			return &problem.Error{
 				Host: n.Target.Name, Step: "check that the versions work together",
 				Cause: errors.New("Patroni " + n.Patroni + " cannot log in to etcd " + st.Version + " (member " + name + "): with authentication on, that version refuses what Patroni before 4.1.1 asks first"),

@@ -44,7 +44,9 @@ func (r *etcdResource) apply(ctx context.Context, m *model, before map[string]et
 	s.Leaving = leaving(before, s.Members)
 	manager, done := r.S.EtcdCluster("pgha_etcd_cluster " + name)
 	defer done()
-	if s.Heartbeat == 0 || s.Election == 0 {
+	if s.Heartbeat != 0 && s.Election != 0 {
+		warnTiming(ctx, manager, s, diags)
+	} else {
 		measured := manager.RoundTrip(ctx, s)
 		s.Heartbeat, s.Election = etcd.Timing(measured)
 		r.S.Log.InfoContext(ctx, "derived etcd's timing from the round trip between members",

@@ -39,6 +39,11 @@ func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.Validate
 			resp.Diagnostics.AddAttributeError(path.Root("election_timeout"), "Invalid timing", err.Error())
 		}
 	}
+	if v := m.Version; !v.IsNull() && !v.IsUnknown() {
+		if err := etcd.CheckVersion(v.ValueString()); err != nil {
+			resp.Diagnostics.AddAttributeError(path.Root("version"), "Unsupported version of etcd", err.Error())
+		}
+	}
 	if !m.ClientPort.IsUnknown() && !m.PeerPort.IsUnknown() && !m.ClientPort.IsNull() && m.ClientPort.Equal(m.PeerPort) {
 		resp.Diagnostics.AddAttributeError(path.Root("peer_port"), "Invalid port", "client_port and peer_port must differ.")
 	}
@@ -64,8 +69,8 @@ func duplicates(members map[string]etcd.Member, diags *diag.Diagnostics) {
 	}
 }
 
-// ModifyPlan makes known what can be known, refuses what this release does not
-// do, and says what an update or a destroy will do to running members.
+// ModifyPlan makes known what can be known, refuses what cannot be done, and says
+// what an update or a destroy will do to running members.
 func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	diags := &resp.Diagnostics
 	var before, m model
@@ -94,7 +99,6 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	changed := false
 	if !req.State.Raw.IsNull() && known {
-		refuse(before, m, diags)
 		if old, ok := before.members(ctx, diags); ok {
 			s.Leaving = leaving(old, s.Members)
 			changed = len(s.Leaving) > 0 || len(old) != len(s.Members)
@@ -102,16 +106,7 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && known && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, s, !before.Quota.Equal(m.Quota), changed, m.UID.ValueString(), diags)
-	}
-}
-
-// refuse names the changes that this release does not make.
-func refuse(before, m model, diags *diag.Diagnostics) {
-	if !before.Version.Equal(m.Version) {
-		diags.AddAttributeError(path.Root("version"), "The version of an existing cluster cannot be changed yet",
-			fmt.Sprintf("%s is installed and %s is wanted. This release does not upgrade or downgrade a running etcd; nothing was touched.\nWhat to do: set version = %q.",
-				before.Version.ValueString(), m.Version.ValueString(), before.Version.ValueString()))
+		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, version: !before.Version.Equal(m.Version), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
 	}
 }
 
@@ -128,25 +123,32 @@ func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
 	}
 }
 
+// asked is what a plan asks for that may not be had.
+type asked struct{ quota, members, version, timing bool }
+
 // preview asks the hosts and lists what an update would do to running members.
 // It only warns: what it says may have changed by the time of the apply, which
-// plans anew. Quota and members say that a new quota, or other members, are asked
-// for: what the data does not fit into, and changes that would cost the quorum,
-// are an error.
-func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, quota, members bool, uid string, diags *diag.Diagnostics) {
+// plans anew. What of the things that are asked for cannot be had is an error: a
+// quota that the data does not fit into, changes of the members that would cost the
+// quorum, a version that there is no way to.
+func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, asked asked, uid string, diags *diag.Diagnostics) {
 	if r.S == nil {
 		return
 	}
-	plan, err := r.S.EtcdReader("pgha_etcd_cluster "+s.Name).Preview(ctx, s, uid)
+	manager := r.S.EtcdReader("pgha_etcd_cluster " + s.Name)
+	plan, err := manager.Preview(ctx, s, uid)
 	switch {
 	case err == nil:
-	case quota && errors.As(err, new(*etcd.QuotaError)):
+	case asked.quota && errors.As(err, new(*etcd.QuotaError)):
 		diags.AddAttributeError(path.Root("quota_backend_bytes"), "The data of etcd cluster "+s.Name+" does not fit into the quota", r.S.Redact.Apply(problem.Details(err)))
 		return
 	case host.Unreachable(err):
 		diags.AddWarning("Unable to preview the changes to etcd cluster "+s.Name, r.S.Redact.Apply(err.Error()))
 		return
-	case members:
+	case asked.version && errors.As(err, new(*etcd.VersionError)):
+		diags.AddAttributeError(path.Root("version"), "etcd cluster "+s.Name+" cannot be brought to version "+s.Version, r.S.Redact.Apply(problem.Details(err)))
+		return
+	case asked.members:
 		diags.AddAttributeError(path.Root("members"), "The members of etcd cluster "+s.Name+" cannot be changed like this", r.S.Redact.Apply(problem.Details(err)))
 		return
 	default:
@@ -155,7 +157,18 @@ func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, quota, members 
 		diags.AddWarning("Applying this will fail: the changes to etcd cluster "+s.Name+" cannot be made", r.S.Redact.Apply(problem.Details(err)))
 		return
 	}
+	if (asked.timing || asked.members) && s.Heartbeat != 0 && s.Election != 0 {
+		warnTiming(ctx, manager, s, diags)
+	}
 	if lines := etcd.Describe(plan); len(lines) > 0 {
 		diags.AddWarning("Applying this affects running members of etcd cluster "+s.Name, strings.Join(lines, "\n"))
+	}
+}
+
+// warnTiming measures how far the members are apart, and says so if that is too far
+// for the election timeout.
+func warnTiming(ctx context.Context, manager *etcd.Manager, s etcd.Spec, diags *diag.Diagnostics) {
+	if text := etcd.ShortElection(s.Election, manager.RoundTrip(ctx, s)); text != "" {
+		diags.AddAttributeWarning(path.Root("election_timeout"), "The election timeout of etcd cluster "+s.Name+" is short for its members' distance", text)
 	}
 }

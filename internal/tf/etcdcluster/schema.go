@@ -35,7 +35,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators: []validator.String{validate.Name()}, PlanModifiers: []planmodifier.String{planmod.Fixed(newCluster)},
 			},
 			"version": schema.StringAttribute{
-				Required: true, MarkdownDescription: "Exact version of etcd, such as `3.5.16` (the newest package of that version) or `3.5.16-4` (that package). It is installed exactly, and held. This release does not change the version of an existing cluster.",
+				Required: true, MarkdownDescription: "Exact version of etcd, such as `3.5.16` (the newest package of that version) or `3.5.16-4` (that package). It is installed exactly, held, and verified as running. Changing it upgrades the members, or takes them back within a minor version: after a snapshot that is verified, one member at a time, the leader last, each only while all others are well; a failure halts it, and the next apply goes on. The plan names the order. One minor version at a time; `3.4` and `3.5` are supported. With `auth`, etcd from 3.5.28 (3.4.42) needs Patroni from 4.1.1 on every node: upgrade Patroni first.",
 				Validators: []validator.String{validate.Pin()},
 			},
 			"members": schema.MapNestedAttribute{

@@ -259,7 +259,7 @@ func (c *client) Status(ctx context.Context, endpoint string) (s etcd.Status, er
 
 func (st *Store) status(m *member) etcd.Status {
 	s := etcd.Status{
-		MemberID: m.id, ClusterID: fakehost.Hash(6, st.id), Version: m.machine.Installed("etcd-server"),
+		MemberID: m.id, ClusterID: fakehost.Hash(6, st.id), Version: m.version,
 		DBSize: st.DB(m.name).Size, DBInUse: st.DB(m.name).InUse, RaftIndex: uint64(st.revision), Applied: uint64(st.revision) - min(uint64(st.revision), st.Behind[m.name]),
 	}
 	if leader := st.leads(); leader != nil && slices.Contains(st.served(), m) {

@@ -32,8 +32,15 @@ func (s *service) Start(u *fakehost.Unit) {
 	if err == nil {
 		err = s.check(env)
 	}
+	binary, version, missing := s.program(u)
+	if err == nil {
+		err = missing
+	}
 	if err == nil {
 		s.store, s.member, err = s.sim.join(u, env)
+	}
+	if err == nil {
+		err = s.runs(binary, version)
 	}
 	if err != nil {
 		u.Logf("{\"level\":\"fatal\",\"msg\":%q}", err.Error())
@@ -69,7 +76,51 @@ func (s *service) Process() (args []string, env map[string]string) {
 	if s.member == nil {
 		return nil, nil
 	}
-	return []string{"/usr/bin/etcd"}, s.member.env
+	return []string{s.member.binary}, s.member.env
+}
+
+// program is what the unit starts, and its version.
+func (s *service) program(u *fakehost.Unit) (path, version string, err error) {
+	path = binaryPath
+	for line := range strings.Lines(u.DropIns) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok && p != "" {
+			path = p
+		}
+	}
+	version = string(s.machine.Files.Read(path))
+	switch version {
+	case "":
+		return "", "", fmt.Errorf("unable to locate executable '%s': No such file or directory", path)
+	case s.sim.Broken:
+		return "", "", fmt.Errorf("etcd %s does not start in this test", version)
+	}
+	return path, version, nil
+}
+
+// runs has a member run a version, which may be too old for the cluster's data.
+func (s *service) runs(binary, version string) error {
+	st := s.store
+	if line(version) < st.line {
+		s.member.unit = nil
+		return fmt.Errorf("cluster cannot be downgraded (current version: %s is lower than determined cluster version: %s)", version, st.line)
+	}
+	s.member.binary, s.member.version = binary, version
+	oldest := line(version)
+	for _, m := range st.members {
+		if m.version == "" {
+			return nil
+		}
+		oldest = min(oldest, line(m.version))
+	}
+	st.line = max(st.line, oldest)
+	return nil
+}
+
+// line is "3.5" of "3.5.16".
+func line(version string) string {
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	return major + "." + minor
 }
 
 func (s *service) gone() {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
 )
 
@@ -24,18 +25,38 @@ type Sim struct {
 	// RequestTimeout is how long a client waits for a cluster that has no
 	// quorum, in the world's time.
 	RequestTimeout time.Duration
+	// Broken is a version that does not start.
+	Broken string
 }
+
+// binaryPath is etcd in Debian's package. Its content is its version.
+const binaryPath = "/usr/bin/etcd"
 
 // Install makes etcd's packages bring a simulated etcd.
 func Install(w *fakehost.World) *Sim {
 	s := &Sim{world: w, RequestTimeout: 10 * time.Second}
 	w.OnInstall("etcd-server", func(m *fakehost.Machine, _ string) {
 		m.Account("etcd")
+		m.Files.Put(binaryPath, fakehost.File{Mode: "755", Content: []byte(debver.Upstream(m.Installed("etcd-server")))})
+		if m.Units[unitName] != nil {
+			return // what runs goes on
+		}
 		m.Files.Put("/var/lib/etcd", fakehost.File{Type: fakehost.Dir, Owner: "etcd", Group: "etcd", Mode: "700"})
 		m.AddUnit(unitName, &service{sim: s, machine: m}).Enabled = "enabled"
 	})
 	w.Handle("etcd.snapshot", true, s.snapshot)
 	w.Handle("etcd.snapshots", false, s.snapshots)
+	w.Handle("etcd.keep", true, func(o *fakehost.Op) error {
+		if !o.Need(2) {
+			return o.Fail(2, "etcd.keep: arguments")
+		}
+		f := o.Machine.Files.Get(o.Arg(1))
+		if f == nil {
+			return o.Fail(1, "cp: cannot stat '%s': No such file or directory", o.Arg(1))
+		}
+		o.Machine.Files.Put(o.Arg(2), *f)
+		return nil
+	})
 	w.OnUnitFile("pgha-etcd-snapshot.service", func(m *fakehost.Machine) fakehost.Service { return &snapshotUnit{sim: s, machine: m} })
 	return s
 }
@@ -49,6 +70,10 @@ type Store struct {
 	leader  *member
 	formed  bool // a quorum has been there
 	settled bool // members have been connected for long enough to take another
+
+	// line is the cluster's own version, such as "3.5": the oldest of its members, and
+	// never less than it was.
+	line string
 
 	keys     map[string]*entry
 	revision int64
@@ -73,6 +98,8 @@ type member struct {
 	machine *fakehost.Machine
 	unit    *fakehost.Unit // nil while it does not run
 	env     map[string]string
+	// binary is what runs, and version what it is.
+	binary, version string
 }
 
 // Stores returns the clusters that were made so far, in order.
@@ -343,4 +370,15 @@ func (s *Sim) Refresh() {
 func (st *Store) Size() int {
 	all, _ := st.voters()
 	return len(all)
+}
+
+// Versions are the versions that run, by member.
+func (st *Store) Versions() map[string]string {
+	all := map[string]string{}
+	for _, m := range st.sorted() {
+		if m.runs() {
+			all[m.name] = m.version
+		}
+	}
+	return all
 }

@@ -1,0 +1,300 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
+	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
+)
+
+// etcdVersions are the versions of etcd that run, by host.
+func (s *site) etcdVersions(hosts ...string) map[string]string {
+	s.t.Helper()
+	all := map[string]string{}
+	for _, h := range hosts {
+		all[h] = s.on(h, `readlink -f /proc/$(systemctl show -p MainPID --value etcd)/exe; /proc/$(systemctl show -p MainPID --value etcd)/exe --version | sed -n 's/^etcd Version: //p'; dpkg-query -Wf '${Version}' etcd-server; apt-mark showhold | tr '\n' ' '`)
+	}
+	return all
+}
+
+// upgrading is a site whose etcd is brought to other versions while rows are written.
+type upgrading struct {
+	*site
+	base settings
+	all  []string
+	w    *writer.Writer
+	// nodes are the processes of Patroni and PostgreSQL, which nobody may restart.
+	nodes string
+}
+
+func (u *upgrading) processes() string {
+	var b strings.Builder
+	for _, h := range u.all {
+		b.WriteString(u.on(h, "systemctl show -p MainPID --value patroni; head -n 1 /var/lib/postgresql/*/main/postmaster.pid") + " ")
+	}
+	return b.String()
+}
+
+func (u *upgrading) to(version string) {
+	u.base.EtcdVersion = version
+	u.configure(u.base)
+}
+
+// check looks at what runs, and at what was left behind.
+func (u *upgrading) check(t *testing.T, version string) {
+	t.Helper()
+	for h, v := range u.etcdVersions(u.all...) {
+		lines := strings.Split(v, "\n")
+		if len(lines) < 3 || lines[0] != "/usr/bin/etcd" || lines[1] != version || !strings.HasPrefix(lines[2], version+"-") && !strings.HasPrefix(lines[2], version+"+") || !strings.Contains(v, "etcd-server") {
+			t.Errorf("on %s: %s", h, v)
+		}
+		u.on(h, "test ! -e /usr/lib/pgha && test ! -e /etc/systemd/system/etcd.service.d/pgha-previous.conf")
+	}
+	u.healthy("pg1", u.all...)
+	if now := u.processes(); now != u.nodes {
+		t.Errorf("Patroni or PostgreSQL was restarted: %s, before %s", now, u.nodes)
+	}
+	if n := u.w.Failed(); n > 0 {
+		t.Errorf("%d writes failed", n)
+	}
+	u.NoChanges(t.Context())
+}
+
+// cut kills an apply in the middle of a step, with the CLI, as if the machine died.
+func (u *upgrading) cut(step string) {
+	u.t.Helper()
+	r := u.begin(u.t.Context(), "apply")
+	r.await(u.t, step)
+	r.kill(syscall.SIGKILL)
+	if code, text := r.end(); code == 0 {
+		u.t.Errorf("killed in %s, the apply went through:\n%s", step, text)
+	}
+}
+
+func newUpgrading(t *testing.T, o labhost.Options, base settings) *upgrading {
+	t.Helper()
+	all := []string{"pg1", "pg2", "pg3"}
+	o.Image, o.Datacenters = labhost.Warm, []labhost.Datacenter{{Name: "dc1", Hosts: all}}
+	u := &upgrading{site: newSiteIn(t, o, base), base: base, all: all}
+	u.Apply(t.Context())
+	u.healthy("pg1", all...)
+	u.w = u.write()
+	u.nodes = u.processes()
+	return u
+}
+
+// etcd is upgraded and taken back under a Patroni cluster that notices nothing,
+// whatever happens to the apply and to the hosts.
+func TestEtcdUpgrade(t *testing.T) {
+	t.Parallel()
+	cli.Binary(t)
+	u := newUpgrading(t, labhost.Options{}, settings{Purge: true, Patroni: "4.1.5"})
+	ctx := t.Context()
+	older, newer := u.oldest("etcd-server"), u.newest("etcd-server")
+
+	t.Run("a version that nobody has tried", func(t *testing.T) {
+		for version, says := range map[string]string{"3.6.4": "never tried with this release", "3.5.2": "can corrupt its data", "3.4.23": "no older line starts with it"} {
+			u.to(version)
+			o := u.Plan(ctx)
+			if o.Code != 1 {
+				t.Errorf("%s is planned: exit status %d", version, o.Code)
+			}
+			has(t, o, says)
+		}
+		u.to(older)
+	})
+
+	t.Run("killed again and again", func(t *testing.T) {
+		u.to(newer)
+		o := u.Plan(ctx)
+		has(t, o, "take a snapshot and verify it", fmt.Sprintf("restart it with etcd %s", newer), "it leads, and hands that over first")
+		_, plan, _ := strings.Cut(o.Text, "Warning: Applying this")
+		t.Logf("the plan:\n%s", plan)
+		for _, step := range []string{"etcd.upgrade.snapshot", "etcd.upgrade.keep", "etcd.upgrade.packages"} {
+			u.cut(step)
+			for h, v := range u.etcdVersions(u.all...) {
+				if !strings.Contains(v, "\n"+older+"\n") {
+					t.Errorf("killed in %s, %s runs %s", step, h, v)
+				}
+			}
+		}
+		// A member that is killed now comes back as it was: its turn has not come.
+		follower := u.etcdFollower()
+		u.on(follower, "systemctl kill -s KILL etcd; sleep 4; systemctl is-active etcd")
+		if v := u.etcdVersions(follower)[follower]; !strings.HasPrefix(v, "/usr/lib/pgha/etcd/etcd\n"+older+"\n") {
+			t.Errorf("killed before its turn, %s came back with %s", follower, v)
+		}
+		has(t, u.Plan(ctx), fmt.Sprintf("restart it with etcd %s", newer))
+		u.cut("etcd.upgrade")
+		u.Apply(ctx)
+		u.check(t, newer)
+		// One of the try that was killed while taking it, and one that counts.
+		if n := u.snapshotFiles(); len(n) == 0 || len(n) > 2 {
+			t.Errorf("snapshots: %v", n)
+		}
+	})
+
+	t.Run("a member that does not come back", func(t *testing.T) {
+		u.to(older)
+		order := u.turns(t)
+		first := order[0]
+		u.on(first, "chmod 600 /etc/pgha/etcd/dcs/server.key")
+		o := u.TryApply(ctx)
+		if o.Code == 0 {
+			t.Errorf("it goes through:\n%s", o.Text)
+		}
+		has(t, o, "Unable to update etcd cluster dcs", first, "permission denied", fmt.Sprintf("set version = %q again", newer))
+		for _, h := range order[1:] {
+			if v := u.etcdVersions(h)[h]; !strings.Contains(v, "\n"+newer+"\n") {
+				t.Errorf("after the failure on %s, %s runs %s", first, h, v)
+			}
+		}
+		u.on(first, "chmod 640 /etc/pgha/etcd/dcs/server.key")
+		// And back to where it came from.
+		u.to(newer)
+		u.Apply(ctx)
+		u.check(t, newer)
+	})
+
+	t.Run("a host that dies", func(t *testing.T) {
+		u.to(older)
+		order := u.turns(t)
+		dead := order[1]
+		if u.leader("pg1") == dead { // of Patroni: writes would fail
+			dead = order[0]
+		}
+		r := u.begin(ctx, "apply")
+		r.await(t, "etcd.upgrade.packages")
+		if err := u.lab.Kill(ctx, dead); err != nil {
+			t.Fatal(err)
+		}
+		code, text := r.end()
+		if code == 0 || !strings.Contains(text, dead) {
+			t.Errorf("it ended with %d, and does not name %s:\n%s", code, dead, text)
+		}
+		o := u.TryApply(ctx)
+		if o.Code == 0 {
+			t.Error("it goes on without the host")
+		}
+		has(t, o, dead)
+		if err := u.lab.Start(ctx, dead); err != nil {
+			t.Fatal(err)
+		}
+		u.eventually("the host", time.Minute, func(ctx context.Context) (bool, string) {
+			out, err := u.lab.SSH(ctx, dead, "systemctl is-active etcd")
+			return err == nil, fmt.Sprint(out, err)
+		})
+		if failed := u.w.Failed(); failed > 0 {
+			t.Errorf("%d writes failed", failed)
+		}
+		u.healthy("pg1", u.all...)
+		u.nodes = u.processes() // those on the host that died are new
+		u.Apply(ctx)
+		u.check(t, older)
+	})
+
+	t.Run("two at once", func(t *testing.T) {
+		u.to(newer)
+		r := u.begin(ctx, "apply")
+		r.await(t, "etcd.upgrade.keep")
+		other := &site{t: t, lab: u.lab, Dir: cli.New(t, nil, u.lab.Env()...)}
+		hurried := u.base
+		hurried.Etcd += "\n  timeouts {\n    create = \"5s\"\n  }"
+		other.configure(hurried)
+		o := other.TryApply(ctx)
+		if o.Code == 0 {
+			t.Error("the other one goes through as well")
+		}
+		has(t, o, "another apply is at work: etcd cluster dcs")
+		if code, text := r.end(); code != 0 {
+			t.Errorf("the first one ended with %d:\n%s", code, text)
+		}
+		u.check(t, newer)
+	})
+
+	u.w.Check(t)
+	t.Logf("the longest time without a row: %s", u.w.LongestGap())
+	u.Destroy(ctx)
+	for _, h := range u.all {
+		u.on(h, "test ! -e /etc/pgha && test ! -e /usr/lib/pgha && ! systemctl is-active -q patroni etcd")
+	}
+}
+
+// turns is the order in which members take their turns, by the plan.
+func (u *upgrading) turns(t *testing.T) []string {
+	t.Helper()
+	o := u.Plan(t.Context())
+	var order []string
+	for line := range strings.Lines(o.Text) {
+		before, _, found := strings.Cut(line, ": restart it with etcd ")
+		if fields := strings.Fields(before); found && len(fields) > 0 {
+			if h := fields[len(fields)-1]; slices.Contains(u.all, h) {
+				order = append(order, h)
+			}
+		}
+	}
+	if len(order) != 3 {
+		t.Fatalf("the plan does not name the order, but %v:\n%s", order, o.Text)
+	}
+	return order
+}
+
+// snapshotFiles are the snapshots on all hosts.
+func (u *upgrading) snapshotFiles() (list []string) {
+	for _, h := range u.all {
+		list = append(list, strings.Fields(u.on(h, "ls /var/backups/etcd/dcs/*.db 2>/dev/null || true"))...)
+	}
+	return list
+}
+
+// From 3.4 to 3.5, without passwords, on Debian 12: until the last member has its
+// turn there is a way back, and then none.
+func TestEtcdUpgradeLine(t *testing.T) {
+	t.Parallel()
+	cli.Binary(t)
+	u := newUpgrading(t, labhost.Options{Release: "bookworm"}, settings{Purge: true, Etcd: "auth = false"})
+	ctx := t.Context()
+	older, newer := u.oldest("etcd-server"), u.newest("etcd-server")
+
+	u.to(newer)
+	has(t, u.Plan(ctx), "from then on the cluster is one of 3.5, and there is no way back but a snapshot")
+	order := u.turns(t)
+	r := u.begin(ctx, "apply")
+	// Killed in the second turn.
+	for seen := map[string]bool{}; !seen["etcd.upgrade"]; {
+		step := r.next(seen)
+		if step == "" {
+			_, text := r.end()
+			t.Fatalf("it has ended:\n%s", text)
+		}
+		seen[step] = true
+	}
+	r.kill(syscall.SIGKILL)
+	r.end()
+	if v := u.etcdVersions(order[0])[order[0]]; !strings.Contains(v, "\n"+newer+"\n") {
+		t.Errorf("after its turn %s runs %s", order[0], v)
+	}
+	u.to(older)
+	u.Apply(ctx)
+	u.check(t, older)
+
+	u.to(newer)
+	u.Apply(ctx)
+	u.check(t, newer)
+	u.to(older)
+	o := u.Plan(ctx)
+	if o.Code != 1 {
+		t.Errorf("the way back is planned: exit status %d", o.Code)
+	}
+	has(t, o, "no older line starts with it", "The way back is a snapshot from before")
+	u.to(newer)
+	u.w.Check(t)
+	u.Destroy(ctx)
+}
