@@ -30,8 +30,8 @@ type Facts struct {
 
 	// Upgrade is that which was begun, nil if none was. Nodes are the versions of
 	// the Patroni nodes on the cluster, by "SCOPE/MEMBER", where that matters.
-	Upgrade  *Upgrade
-	Nodes map[string]string
+	Upgrade *Upgrade
+	Nodes   map[string]string
 }
 
 // HostFacts is what was found on one member's host.

@@ -37,7 +37,7 @@ func TestCheckUpgrade(t *testing.T) {
 		to       string
 		auth     bool
 		changing bool
-		nodes map[string]string
+		nodes    map[string]string
 		want     string // empty: it may
 	}{
 		"within a line":                     {running: "3.5.16 3.5.16 3.5.16", to: "3.5.21-1"},
@@ -57,7 +57,7 @@ func TestCheckUpgrade(t *testing.T) {
 		"a Patroni is too old":            {running: "3.5.16", to: "3.5.30", auth: true, nodes: old, want: "main/pg2 runs 4.0.7, and would be without etcd"},
 		"a Patroni is too old for more":   {running: "3.5.16", to: "3.5.27", auth: true, nodes: old},
 		"no passwords":                    {running: "3.5.16", to: "3.5.30", nodes: old},
-		"all nodes are new":            {running: "3.5.16", to: "3.5.30", auth: true, nodes: map[string]string{"main/pg1": "4.1.1"}},
+		"all nodes are new":               {running: "3.5.16", to: "3.5.30", auth: true, nodes: map[string]string{"main/pg1": "4.1.1"}},
 	} {
 		err := checkUpgrade(strings.Fields(c.running), c.to, c.auth, c.changing, c.nodes)
 		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {

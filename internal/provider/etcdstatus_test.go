@@ -53,7 +53,7 @@ func TestEtcdStatus(t *testing.T) {
 		s.f.Do(func() { lead = s.f.Etcd.Stores()[0].Leader() })
 		wants(t, got, map[string]string{
 			"leader": lead, "healthy": "true", "members[0].name": "pg1", "members[0].address": "10.0.0.1:2379", "members[0].peer_urls[0]": "https://10.0.0.1:2380",
-			"members[2].voter": "true", "members[1].healthy": "true", "members[1].problem": "null", "members[1].lag": "0", "members[1].version": "3.5.16-4",
+			"members[2].voter": "true", "members[1].healthy": "true", "members[1].problem": "null", "members[1].lag": "0", "members[1].version": "3.5.16",
 			"members[1].db_size": "20480", "members[1].db_size_in_use": "16384", "members[1].quota": "2147483648", "members[1].error": "null",
 		})
 		roles := map[string]int{}

@@ -98,7 +98,9 @@ func TestRefused(t *testing.T) {
 		{host, "hosts_entries", object{"a": "10.0.0.1 evil"}, `hosts_entries["a"]`, "is not an IP address"},
 
 		{etcd, "name", "a/b", "name", "letters, digits"},
-		{etcd, "version", "3.5", "", ""}, // a version of two parts is one
+		{etcd, "version", "3.5", "version", "is not a version of etcd, such as 3.5.16"},
+		{etcd, "version", "3.6.4", "version", "never tried with this release"},
+		{etcd, "version", "3.5.1-2", "version", "can corrupt its data"},
 		{etcd, "version", "latest", "version", "exact version"},
 		{etcd, "version", ">= 3.5", "version", "exact version"},
 		{etcd, "members", object{}, "members", "at least 1"},
