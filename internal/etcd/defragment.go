@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ const (
 // else; so all others have to be well before, and none may be catching up, which
 // has corrupted data (fixed in etcd 3.4.38 and 3.5.23).
 func (d *Doer) defragment(s Spec, names []string, why string) engine.Step {
-	title := "defragment " + strings.Join(names, ", ") + ", one at a time, the leader last; each does nothing else meanwhile (" + why + ")"
+	title := "defragment " + strings.Join(names, ", ") + ", one at a time, the leader last, after it has handed over; each does nothing else meanwhile (" + why + ")"
 	return d.step(s, "", "etcd.defragment", title, engine.Restart, func(ctx context.Context) error {
 		for left := names; len(left) > 0; {
 			if err := d.steadySoon(ctx, s); err != nil {
@@ -35,6 +36,9 @@ func (d *Doer) defragment(s Spec, names []string, why string) engine.Step {
 			}
 			next, err := d.notLeader(ctx, s, left)
 			if err != nil {
+				return err
+			}
+			if err := d.stepDown(ctx, s, next); err != nil {
 				return err
 			}
 			if err := d.defragmentOne(ctx, s, next); err != nil {
@@ -46,6 +50,62 @@ func (d *Doer) defragment(s Spec, names []string, why string) engine.Step {
 		}
 		return d.steadySoon(ctx, s)
 	})
+}
+
+// stepDown has a member hand over the leader's role, if it has it.
+func (d *Doer) stepDown(ctx context.Context, s Spec, name string) error {
+	live, err := d.live(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, m := range live {
+		if m.Leader && slices.Contains(m.ClientURLs, s.ClientURL(name)) {
+			return d.handOver(ctx, s, live, func(o LiveMember) bool { return o.ID != m.ID })
+		}
+	}
+	return nil
+}
+
+// Defragment gives back what is free in the databases of a cluster's members: of
+// those where it is at least so much, in bytes. It returns what it did, a line each.
+func (m *Manager) Defragment(ctx context.Context, a Access, above int64) (report []string, err error) {
+	s := Spec{Name: a.Name, TLS: a.TLS, Auth: a.Auth, ClientPort: a.ClientPort, Members: a.Members}
+	ctx, unlock, err := m.lock(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	before, err := m.Doer.space(ctx, s)
+	if err != nil {
+		return nil, problem.In("", "ask the members how much space they take", err)
+	}
+	above = max(above, worthwhile)
+	var names []string
+	for _, n := range s.Names() {
+		st, answers := before.Members[n]
+		switch {
+		case !answers:
+			return nil, &problem.Error{
+				Host: n, Step: "look at its database", Cause: errors.New("the member does not answer, and while one is away no other is taken out of service"),
+				Left: "the databases.", Do: "bring it back (systemctl status " + Unit + "), then run the same again.",
+			}
+		case wasted(st) >= above:
+			names = append(names, n)
+		default:
+			report = append(report, fmt.Sprintf("%s: left alone, %s of %s are free", n, mib(wasted(st)), mib(st.DBSize)))
+		}
+	}
+	if len(names) == 0 {
+		return report, nil
+	}
+	err = engine.Run(ctx, engine.Sequence(m.Doer.defragment(s, names, mib(above)+" or more are free")), m.Observe)
+	after, asked := m.Doer.space(ctx, s)
+	for _, n := range names {
+		if asked == nil {
+			report = append(report, fmt.Sprintf("%s: %s before, %s now", n, mib(before.Members[n].DBSize), mib(after.Members[n].DBSize)))
+		}
+	}
+	return report, err
 }
 
 // steadySoon is waitSteady where nothing has to be started before: a member that

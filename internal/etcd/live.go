@@ -189,7 +189,7 @@ func (d *Doer) leader(ctx context.Context, s Spec, live Live) (Client, error) {
 		}
 		a := s.reach()
 		for n, m := range a.Members {
-			if slices.Contains(l.PeerURLs, s.url(m.Address, s.PeerPort)) {
+			if slices.Contains(l.PeerURLs, s.url(m.Address, s.PeerPort)) || slices.Contains(l.ClientURLs, s.url(m.Address, s.ClientPort)) {
 				a.Members, a.Passive = map[string]Member{n: m}, nil
 				return d.open(ctx, a)
 			}

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework/action"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/ephemeral"
 	"github.com/hashicorp/terraform-plugin-framework/function"
@@ -25,6 +26,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
 	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/etcddefragment"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdstatus"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/functions"
 	hostresource "github.com/pgha/terraform-provider-pgha/internal/tf/host"
@@ -46,6 +48,7 @@ type pgha struct {
 var (
 	_ provider.ProviderWithEphemeralResources = &pgha{}
 	_ provider.ProviderWithFunctions          = &pgha{}
+	_ provider.ProviderWithActions            = &pgha{}
 )
 
 func (p *pgha) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provider.MetadataResponse) {
@@ -62,6 +65,10 @@ func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {
 	return []func() ephemeral.EphemeralResource{credentialsephemeral.New}
+}
+
+func (p *pgha) Actions(context.Context) []func() action.Action {
+	return []func() action.Action{etcddefragment.New}
 }
 
 func (p *pgha) Functions(context.Context) []func() function.Function {
@@ -113,7 +120,7 @@ func (p *pgha) Configure(ctx context.Context, req provider.ConfigureRequest, res
 	if s.OpenEtcd == nil {
 		s.OpenEtcd = func(ctx context.Context, a etcd.Access) (etcd.Client, error) { return a.Open(ctx, s.Fleet) }
 	}
-	resp.ResourceData, resp.DataSourceData, resp.EphemeralResourceData = s, s, s
+	resp.ResourceData, resp.DataSourceData, resp.EphemeralResourceData, resp.ActionData = s, s, s, s
 }
 
 var _ host.Fleet = (*sshx.Fleet)(nil)

@@ -3,6 +3,7 @@ package base
 import (
 	"context"
 
+	"github.com/hashicorp/terraform-plugin-framework/action"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/ephemeral"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -23,6 +24,14 @@ type DataSource struct{ S *Services }
 // Configure implements datasource.DataSourceWithConfigure.
 func (d *DataSource) Configure(_ context.Context, req datasource.ConfigureRequest, resp *datasource.ConfigureResponse) {
 	d.S = From(req.ProviderData, &resp.Diagnostics)
+}
+
+// Action is embedded by every action.
+type Action struct{ S *Services }
+
+// Configure implements action.ActionWithConfigure.
+func (a *Action) Configure(_ context.Context, req action.ConfigureRequest, resp *action.ConfigureResponse) {
+	a.S = From(req.ProviderData, &resp.Diagnostics)
 }
 
 // Ephemeral is embedded by every ephemeral resource.
