@@ -1,17 +1,25 @@
 package provider_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 )
 
+// actions is the part of a provider that runs actions.
+type actions interface {
+	ValidateActionConfig(context.Context, *tfprotov6.ValidateActionConfigRequest) (*tfprotov6.ValidateActionConfigResponse, error)
+	PlanAction(context.Context, *tfprotov6.PlanActionRequest) (*tfprotov6.PlanActionResponse, error)
+	InvokeAction(context.Context, *tfprotov6.InvokeActionRequest) (*tfprotov6.InvokeActionServerStream, error)
+}
+
 // invoke runs an action as Terraform does, and returns what it told on the way and
 // its errors.
 func (c *core) invoke(name string, config object) (progress, failed string) {
 	c.t.Helper()
-	server := c.server.(tfprotov6.ProviderServerWithActions)
+	server := c.server.(actions)
 	schema := c.schemas.ActionSchemas[name]
 	if schema == nil {
 		c.t.Fatalf("there is no action %s", name)
