@@ -115,8 +115,22 @@ func (a Access) trouble(ctx context.Context, fleet host.Fleet, err error) error 
 		wg.Go(func() {
 			h := fleet.Host(a.Members[n].Target)
 			var p remote.Probe
-			facts, failed := p.Unit(Unit).Run(ctx, h)
-			if failed != nil || facts.Unit(Unit).Running() {
+			of := Spec{Name: a.Name, TLS: a.TLS, Members: a.Members}
+			p.Unit(Unit)
+			for _, l := range of.leaves(n) {
+				p.Content(l.Certificate)
+			}
+			facts, failed := p.Run(ctx, h)
+			if failed != nil {
+				return
+			}
+			if facts.Unit(Unit).Running() {
+				if over := (&HostFacts{Name: n, Facts: facts}).ended(of, time.Now()); a.TLS && over != nil {
+					errs[i] = &problem.Error{
+						Host: n, Step: step, Cause: over, Left: "everything.",
+						Do: "apply the cluster's pgha_etcd_cluster resource alone first (terraform apply -target=pgha_etcd_cluster.NAME): it makes new certificates, which the running members take.",
+					}
+				}
 				return
 			}
 			u := facts.Unit(Unit)

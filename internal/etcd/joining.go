@@ -394,11 +394,11 @@ func (d *Doer) forget(ctx context.Context, s Spec, keys ...string) error {
 }
 
 // Describe lists the steps of a plan that people have to know of: what running
-// members notice, and who joins and leaves.
+// members notice, who joins and leaves, and which certificates are made.
 func Describe(p engine.Plan) []string {
 	var told engine.Plan
 	for _, s := range p.Steps() {
-		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") {
+		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || s.ID == "etcd.certificate" {
 			told = told.Then(s)
 		}
 	}

@@ -230,6 +230,8 @@ type Observed struct {
 	Versions map[string]string
 	// Drift is what an apply would do, a line each.
 	Drift []string
+	// Warnings are what an apply would not mend by itself, a line each.
+	Warnings []string
 	// Unreachable are the hosts that could not be asked.
 	Unreachable map[string]error
 }
@@ -252,6 +254,7 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 	if o.Absent || len(f.Errors) > 0 {
 		return o, nil
 	}
+	o.Warnings = f.authorityEnds(s, m.Now())
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)

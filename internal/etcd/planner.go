@@ -11,7 +11,6 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
-	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
@@ -234,7 +233,7 @@ func (p *planner) plan() (engine.Plan, error) {
 		}
 	}
 	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenPlan(p.keep()).ThenParallel(configure...).ThenParallel(start...)
-	if len(start) > 0 || !p.formed() {
+	if len(start) > 0 || !p.formed() || p.lockedOut() {
 		plan = plan.Then(p.do.healthy(p.well(), p.f.Space.has(NoSpace)))
 	}
 	if p.s.Auth && !p.formed() {
@@ -310,55 +309,6 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 	return plan, nil
 }
 
-// authority makes the cluster's certificate authority on the first host and
-// copies it to the others: whichever host is lost, the others can sign.
-func (p *planner) authority() engine.Plan {
-	if !p.s.TLS {
-		return engine.Plan{}
-	}
-	holder := ""
-	var from host.Host
-	for _, n := range sortedKeys(p.s.Leaving) {
-		if h := p.f.Leaving[n]; h != nil && h.Authority != nil {
-			holder, from = n, p.do.Fleet.Host(p.s.Leaving[n].Target)
-		}
-	}
-	var missing []string
-	for _, n := range p.s.Names() {
-		switch {
-		case p.f.Hosts[n].Authority == nil:
-			missing = append(missing, n)
-		case from == nil:
-			holder, from = n, p.do.host(p.s, n)
-		}
-	}
-	var plan engine.Plan
-	if from == nil {
-		holder, from, missing = missing[0], p.do.host(p.s, missing[0]), missing[1:]
-		plan = plan.Then(p.do.createAuthority(p.s, holder))
-	}
-	var copies []engine.Plan
-	for _, n := range missing {
-		copies = append(copies, engine.Sequence(p.do.copyAuthority(p.s, holder, from, n)))
-	}
-	return plan.ThenParallel(copies...)
-}
-
-// anyAuthority is the authority's certificate, nil if it is still to be made.
-func (p *planner) anyAuthority() []byte {
-	for _, n := range p.s.Names() {
-		if a := p.f.Hosts[n].Authority; a != nil {
-			return a
-		}
-	}
-	for _, h := range p.f.Leaving {
-		if h.Authority != nil {
-			return h.Authority
-		}
-	}
-	return nil
-}
-
 // configure is what a member's host needs before its etcd can start.
 func (p *planner) configure(name string) (engine.Plan, error) {
 	h := p.f.Hosts[name]
@@ -366,21 +316,7 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 	if p.s.Auth && (h.Credentials == nil || p.credentials == nil || *h.Credentials != *p.credentials) {
 		plan = plan.Then(p.do.writeCredentials(p.s, name, p.credentials))
 	}
-	if p.s.TLS {
-		authority := p.anyAuthority()
-		if authority == nil || h.Facts.Path(p.s.authorityPath()).SHA256 != (remote.File{Content: authority}).SHA256() {
-			plan = plan.Then(p.do.writeAuthority(p.s, name))
-		}
-		for _, l := range p.s.leaves(name) {
-			why := l.Check(h.Facts.Path(l.Certificate).Content, authority, p.now)
-			if !h.Facts.Path(l.Key).Exists() {
-				why = "there is no key"
-			}
-			if why != "" {
-				plan = plan.Then(p.do.issue(p.s, name, l, why))
-			}
-		}
-	}
+	plan = plan.ThenPlan(p.certificates(name))
 	if dir := h.Facts.Path(p.s.DataDir()); h.adopted() == nil && (!dir.Exists() || dir.Owner != account) {
 		plan = plan.Then(p.do.makeDataDir(p.s, name))
 	}

@@ -102,7 +102,15 @@ func TestPlan(t *testing.T) {
 			later:  (397 - 29) * 24 * time.Hour,
 			expect: lanes("etcd.certificate@, etcd.certificate@"),
 		},
-		"certificates end later": {later: (397 - 31) * 24 * time.Hour, expect: ""},
+		"certificates end soon, which is fine": {
+			spec: func(s *etcd.Spec) { s.RenewBefore = 48 * time.Hour }, later: (397 - 29) * 24 * time.Hour, expect: "",
+		},
+		"certificates end sooner than wanted": {
+			spec: func(s *etcd.Spec) { s.RenewBefore = 60 * 24 * time.Hour }, later: (397 - 59) * 24 * time.Hour,
+			expect: lanes("etcd.certificate@, etcd.certificate@"),
+		},
+		"certificates have ended": {later: 398 * 24 * time.Hour, expect: lanes("etcd.certificate@, etcd.certificate@") + ", etcd.healthy"},
+		"certificates end later":  {later: (397 - 31) * 24 * time.Hour, expect: ""},
 		"an authority on one host only": {
 			state: func(f *fakefleet.Fleet) {
 				f.Host(1).Files.Remove("/etc/pgha/ca/etcd-dcs")

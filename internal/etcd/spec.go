@@ -55,6 +55,10 @@ type Spec struct {
 	// bytes, until an apply defragments it; zero is any amount.
 	DefragmentAbove int64
 
+	// RenewBefore is how long before its end a certificate is renewed; zero is
+	// pki.RenewBefore.
+	RenewBefore time.Duration
+
 	// Snapshots are taken by a timer on the hosts; nil if they are not.
 	Snapshots *Snapshots
 }

@@ -119,6 +119,7 @@ func (a Access) View(ctx context.Context, fleet host.Fleet, open func(context.Co
 	v.compare(answers)
 	v.alarm(alarms)
 	v.warn(len(known) > 0)
+	v.ending(time.Now())
 	return v, nil
 }
 
@@ -304,6 +305,23 @@ func (v *View) warn(quorum bool) {
 		v.Warnings = append(v.Warnings, "the cluster has no quorum: nobody can read or write")
 	case well == Quorum(voters) && voters > 2:
 		v.Warnings = append(v.Warnings, fmt.Sprintf("%d of %d members are healthy: the loss of one more would stop the cluster", well, voters))
+	}
+}
+
+// ending tells which certificates end soon, or have ended. The authority is the
+// same on all members: it is told of once.
+func (v *View) ending(now time.Time) {
+	told := map[string]bool{}
+	tell := func(what string, end time.Time) {
+		if why := pki.Ending(what, end, now, pki.RenewBefore); why != "" && !end.IsZero() && !told[why] {
+			told[why] = true
+			v.Warnings = append(v.Warnings, why)
+		}
+	}
+	for _, m := range v.Members {
+		tell("the certificate of "+m.Name+" for clients", m.Server)
+		tell("the certificate of "+m.Name+" for the other members", m.Peer)
+		tell("the certificate authority that the members trust", m.Authority)
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 // Watch looks at everything that is about to be done to units, and notes what
 // breaks a promise: a leader that is stopped although another member could
 // take over, a second member that goes down, a quorum that is lost. What it
-// noted fails the test at its end.
+// noted fails the test at its end. So does who was refused by etcd for a
+// certificate.
 type Watch struct {
 	f          *Fleet
 	violations []string
@@ -48,14 +49,14 @@ func (w *Watch) Off() { w.f.Do(func() { w.off = true }) }
 func (w *Watch) Violations() []string {
 	var list []string
 	w.f.Do(func() {
-		list = slices.Concat(w.violations, w.f.Patroni.Lost)
+		list = slices.Concat(w.violations, w.f.Patroni.Lost, w.f.Etcd.Refused)
 	})
 	return list
 }
 
 // Forget drops what was noted so far, for tests that break a promise on purpose.
 func (w *Watch) Forget() {
-	w.f.Do(func() { w.violations, w.f.Patroni.Lost = nil, nil })
+	w.f.Do(func() { w.violations, w.f.Patroni.Lost, w.f.Etcd.Refused = nil, nil, nil })
 }
 
 func (w *Watch) note(format string, args ...any) {

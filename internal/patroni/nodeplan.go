@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -359,7 +360,7 @@ func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 		if i == 1 {
 			authority = p.etcdAuthority
 		}
-		why := l.Check(f.Facts.Path(l.Certificate).Content, authority, p.now)
+		why := l.Check(f.Facts.Path(l.Certificate).Content, authority, p.now, pki.RenewBefore)
 		if !f.Facts.Path(l.Key).Exists() {
 			why = "there is no key"
 		}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,8 @@ import (
 const (
 	AuthorityDays = 3650
 	LeafDays      = 397
-	// RenewBefore is how long before its end a certificate is renewed.
+	// RenewBefore is how long before its end a certificate is renewed, unless
+	// something else is wanted.
 	RenewBefore = 30 * 24 * time.Hour
 )
 
@@ -226,9 +228,32 @@ func Parse(text []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
+// ParseAll reads all certificates of a PEM text that can be read.
+func ParseAll(text []byte) []*x509.Certificate {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Signer is that of the authorities in a PEM text which has signed a certificate,
+// nil if none of them has.
+func Signer(c *x509.Certificate, authorities []byte) *x509.Certificate {
+	for _, a := range ParseAll(authorities) {
+		if bytes.Equal(c.RawIssuer, a.RawSubject) && c.CheckSignatureFrom(a) == nil {
+			return a
+		}
+	}
+	return nil
+}
+
 // Check says what is wrong with a leaf's certificate as it was found on a
-// host: why it has to be issued (again), or "" if it is good. It is pure.
-func (l Leaf) Check(certificate, authority []byte, now time.Time) string {
+// host: why it has to be issued (again), or "" if it is good until later than
+// renewBefore from now. It is pure.
+func (l Leaf) Check(certificate, authority []byte, now time.Time, renewBefore time.Duration) string {
 	if len(certificate) == 0 {
 		return "there is no certificate"
 	}
@@ -236,34 +261,34 @@ func (l Leaf) Check(certificate, authority []byte, now time.Time) string {
 	if err != nil {
 		return "the certificate cannot be read: " + err.Error()
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
+	if len(ParseAll(authority)) == 0 {
 		return "the certificate of the authority cannot be read"
 	}
-	var usages []x509.ExtKeyUsage
-	if l.Server {
-		usages = append(usages, x509.ExtKeyUsageServerAuth)
+	// When it is valid is judged below, and of the authority elsewhere.
+	if Signer(c, authority) == nil {
+		return "the certificate was not issued by the cluster's authority"
 	}
-	if l.Client {
-		usages = append(usages, x509.ExtKeyUsageClientAuth)
-	}
-	for _, u := range usages {
-		// Time is judged below: here it is set to when the certificate is valid.
-		_, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.NotBefore.Add(time.Minute), KeyUsages: []x509.ExtKeyUsage{u}})
-		if err != nil {
-			return "the certificate was not issued by the cluster's authority for this use: " + err.Error()
-		}
+	if l.Server && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || l.Client && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+		return "the certificate was not issued for this use"
 	}
 	for _, n := range l.Names {
 		if err := c.VerifyHostname(n); err != nil {
 			return "the certificate is not valid for " + n
 		}
 	}
-	if left := c.NotAfter.Sub(now); left < RenewBefore {
-		if left <= 0 {
-			return "the certificate expired on " + c.NotAfter.UTC().Format(time.DateOnly)
-		}
-		return fmt.Sprintf("the certificate expires on %s, in %d days", c.NotAfter.UTC().Format(time.DateOnly), int(left.Hours()/24))
+	return Ending("the certificate", c.NotAfter, now, renewBefore)
+}
+
+// Ending says of what ends within a time, or has ended, when that is; "" of what
+// is good for longer.
+func Ending(what string, end, now time.Time, within time.Duration) string {
+	left := end.Sub(now)
+	switch on := end.UTC().Format(time.DateOnly); {
+	case left <= 0:
+		return what + " expired on " + on
+	case left >= within:
+		return ""
+	default:
+		return fmt.Sprintf("%s expires on %s, in %d days", what, on, int(left.Hours()/24))
 	}
-	return ""
 }

@@ -160,7 +160,7 @@ func TestIssue(t *testing.T) {
 			t.Errorf("the key's owner was not set: %q", h.Calls())
 		}
 		text := file(t, h.Path(l.Certificate))
-		if why := l.Check(text, ca, time.Now()); why != "" {
+		if why := l.Check(text, ca, time.Now(), pki.RenewBefore); why != "" {
 			t.Errorf("not good at once: %s", why)
 		}
 		c := parsed(t, text)
@@ -202,7 +202,7 @@ func TestLongNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := parsed(t, file(t, h.Path(l.Certificate)))
-	if why := l.Check(file(t, h.Path(l.Certificate)), ca, time.Now()); why != "" || len(c.Subject.Organization[0]) != 64 {
+	if why := l.Check(file(t, h.Path(l.Certificate)), ca, time.Now(), pki.RenewBefore); why != "" || len(c.Subject.Organization[0]) != 64 {
 		t.Errorf("%s; the subject is %v", why, c.Subject)
 	}
 	if other := pki.Subject(long[:len(long)-1] + "m"); other == pki.Subject(long) || len(other) != 64 {
@@ -276,7 +276,7 @@ func TestWrongClock(t *testing.T) {
 		if err := authority.Issue(t.Context(), holder, h, leaf()); err != nil {
 			t.Fatal(err)
 		}
-		if why := leaf().Check(file(t, h.Path(leaf().Certificate)), ca, time.Now()); why != "" {
+		if why := leaf().Check(file(t, h.Path(leaf().Certificate)), ca, time.Now(), pki.RenewBefore); why != "" {
 			t.Error(why)
 		}
 		nothingLeft(t, h)
@@ -311,20 +311,24 @@ func TestCheck(t *testing.T) {
 		leaf            func(*pki.Leaf)
 		text, authority []byte
 		later           time.Duration
+		before          time.Duration
 		want            string
 	}{
-		"good":                {},
-		"good for long":       {later: (pki.LeafDays - 31) * day},
-		"missing":             {text: []byte{}, want: "there is no certificate"},
-		"not one":             {text: []byte("x"), want: "cannot be read"},
-		"another authority's": {authority: other, want: "not issued by the cluster's authority"},
-		"no authority":        {authority: []byte("x"), want: "certificate of the authority cannot be read"},
-		"not for clients":     {text: file(t, h.Path(server.Certificate)), want: "for this use"},
-		"another address":     {leaf: func(l *pki.Leaf) { l.Names = append(l.Names, "10.0.0.2") }, want: "not valid for 10.0.0.2"},
-		"another name":        {leaf: func(l *pki.Leaf) { l.Names = []string{"pg2"} }, want: "not valid for pg2"},
-		"ends soon":           {later: (pki.LeafDays - 29) * day, want: "in 28 days"},
-		"ended":               {later: (pki.LeafDays + 1) * day, want: "expired on"},
-		"from the future":     {later: -day},
+		"good":                     {},
+		"good for long":            {later: (pki.LeafDays - 31) * day},
+		"missing":                  {text: []byte{}, want: "there is no certificate"},
+		"not one":                  {text: []byte("x"), want: "cannot be read"},
+		"another authority's":      {authority: other, want: "not issued by the cluster's authority"},
+		"no authority":             {authority: []byte("x"), want: "certificate of the authority cannot be read"},
+		"not for clients":          {text: file(t, h.Path(server.Certificate)), want: "for this use"},
+		"another address":          {leaf: func(l *pki.Leaf) { l.Names = append(l.Names, "10.0.0.2") }, want: "not valid for 10.0.0.2"},
+		"another name":             {leaf: func(l *pki.Leaf) { l.Names = []string{"pg2"} }, want: "not valid for pg2"},
+		"ends soon":                {later: (pki.LeafDays - 29) * day, want: "in 28 days"},
+		"ends sooner than wanted":  {later: (pki.LeafDays - 59) * day, before: 60 * day, want: "in 58 days"},
+		"ends late enough":         {later: (pki.LeafDays - 61) * day, before: 60 * day},
+		"ends soon, which is fine": {later: (pki.LeafDays - 3) * day, before: 2 * day},
+		"ended":                    {later: (pki.LeafDays + 1) * day, want: "expired on"},
+		"from the future":          {later: -day},
 	} {
 		wanted := leaf()
 		if c.leaf != nil {
@@ -336,7 +340,10 @@ func TestCheck(t *testing.T) {
 		if c.authority == nil {
 			c.authority = ca
 		}
-		if got := wanted.Check(c.text, c.authority, time.Now().Add(c.later)); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+		if c.before == 0 {
+			c.before = pki.RenewBefore
+		}
+		if got := wanted.Check(c.text, c.authority, time.Now().Add(c.later), c.before); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}

@@ -117,6 +117,9 @@ func TestRefused(t *testing.T) {
 		{etcd, "quota_backend_bytes", "15MiB", "quota_backend_bytes", "16MiB"},
 		{etcd, "quota_backend_bytes", "9GiB", "quota_backend_bytes", "8GiB"},
 		{etcd, "auto_compaction_retention", "-1h", "auto_compaction_retention", "duration"},
+		{etcd, "certificates", object{"renew_before": "1h"}, "certificates.renew_before", "at least 24h"},
+		{etcd, "certificates", object{"renew_before": "9000h"}, "certificates.renew_before", "(360 days)"},
+		{etcd, "certificates", object{"renew_before": "30d"}, "certificates.renew_before", "not a duration"},
 		{etcd, "snapshot_count", 999, "snapshot_count", "between 1000"},
 		{etcd, "on_destroy", "delete", "on_destroy", "one of"},
 

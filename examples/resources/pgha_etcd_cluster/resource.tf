@@ -11,4 +11,7 @@ resource "pgha_etcd_cluster" "dcs" {
 
   # The leader's host takes one every six hours and keeps those of a week.
   snapshots = { schedule = "*-*-* 00/6:00", keep = 28 }
+
+  # Members' certificates are renewed by an apply from 60 days before their end.
+  certificates = { renew_before = "1440h" }
 }

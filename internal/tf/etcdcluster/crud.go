@@ -114,6 +114,7 @@ func (r *etcdResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 			m.Version = types.StringValue(v)
 		}
 	}
+	warnEnding(name, o.Warnings, &resp.Diagnostics)
 	m.Drift = base.DriftValue(ctx, o.Drift, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 }

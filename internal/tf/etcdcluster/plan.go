@@ -48,6 +48,7 @@ func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.Validate
 		resp.Diagnostics.AddAttributeError(path.Root("peer_port"), "Invalid port", "client_port and peer_port must differ.")
 	}
 	m.checkSnapshots(ctx, &resp.Diagnostics)
+	m.checkCertificates(&resp.Diagnostics)
 	if members, ok := m.members(ctx, &resp.Diagnostics); ok {
 		duplicates(members, &resp.Diagnostics)
 	}

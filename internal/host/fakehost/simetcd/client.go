@@ -3,6 +3,7 @@ package simetcd
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,8 +27,15 @@ func (s *Sim) Opener(p *fakehost.Process) func(context.Context, etcd.Access) (et
 			return nil, err
 		}
 		c := &client{sim: s, p: p, access: a, authority: cfg.Authority}
-		if a.TLS && len(cfg.TLS.Certificates) == 0 {
-			return nil, errors.New("the login gave no certificate")
+		s.world.Do(func() {
+			s.clients++
+			c.identity = Identity{Client: fmt.Sprintf("%d of the provider", s.clients), Authorities: cfg.Authority}
+		})
+		if a.TLS {
+			if len(cfg.TLS.Certificates) == 0 {
+				return nil, errors.New("the login gave no certificate")
+			}
+			c.identity.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cfg.TLS.Certificates[0].Certificate[0]})
 		}
 		err = c.do(ctx, "login", false, nil, func(st *Store) error {
 			c.user, err = st.login(cfg.User, cfg.Password)
@@ -48,6 +56,7 @@ type client struct {
 	access    etcd.Access
 	user      string
 	authority []byte
+	identity  Identity
 }
 
 // at finds the member that runs on the host of an endpoint, if it can be
@@ -59,7 +68,7 @@ func (c *client) at(name string) (*Store, *member) {
 	}
 	for _, st := range c.sim.stores {
 		for _, m := range st.sorted() {
-			if m.unit != nil && m.unit.Active == "active" && m.machine.Address == target.Address {
+			if m.unit != nil && m.unit.Active == "active" && m.machine.Address == target.Address && c.sim.connect(c.identity, m) == nil {
 				return st, m
 			}
 		}

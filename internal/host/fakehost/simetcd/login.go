@@ -6,13 +6,16 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
 )
 
-// Login lets a service on a machine use the cluster that a member at an address
+// Login lets a service on a machine, which comes as somebody, use the cluster that a member at an address
 // is of. Without a member there the store is nil; with one, the error is the
 // cluster's own.
-func (s *Sim) Login(from *fakehost.Machine, address, user, password string) (*Store, error) {
+func (s *Sim) Login(from *fakehost.Machine, id Identity, address, user, password string) (*Store, error) {
 	for _, st := range s.stores {
 		for _, m := range st.served() {
 			if m.learner || m.machine.Address != address || m.unit.Active != "active" || !from.Reaches(m.machine) || !st.Quorum() {
+				continue
+			}
+			if s.connect(id, m) != nil {
 				continue
 			}
 			name, err := st.login(user, password)

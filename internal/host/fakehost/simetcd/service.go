@@ -47,6 +47,7 @@ func (s *service) Start(u *fakehost.Unit) {
 		u.Exit("exit-code", restartSec)
 		return
 	}
+	s.member.loadTrust()
 	u.Logf("{\"level\":\"info\",\"msg\":\"starting an etcd server\"}")
 	for _, p := range ports(env) {
 		s.machine.Listen(p, "etcd", nil)

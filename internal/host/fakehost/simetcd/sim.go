@@ -27,6 +27,10 @@ type Sim struct {
 	RequestTimeout time.Duration
 	// Broken is a version that does not start.
 	Broken string
+	// Refused are the handshakes that failed because of a certificate, each once.
+	Refused     []string
+	connections map[connection]bool
+	clients     int
 }
 
 // binaryPath is etcd in Debian's package. Its content is its version.
@@ -34,7 +38,7 @@ const binaryPath = "/usr/bin/etcd"
 
 // Install makes etcd's packages bring a simulated etcd.
 func Install(w *fakehost.World) *Sim {
-	s := &Sim{world: w, RequestTimeout: 10 * time.Second}
+	s := &Sim{world: w, RequestTimeout: 10 * time.Second, connections: map[connection]bool{}}
 	w.OnInstall("etcd-server", func(m *fakehost.Machine, _ string) {
 		m.Account("etcd")
 		m.Files.Put(binaryPath, fakehost.File{Mode: "755", Content: []byte(debver.Upstream(m.Installed("etcd-server")))})
@@ -63,13 +67,14 @@ func Install(w *fakehost.World) *Sim {
 
 // Store is one cluster: its key space, its users and its members.
 type Store struct {
-	sim     *Sim
-	id      string
-	token   string
-	members map[string]*member // by peer URL
-	leader  *member
-	formed  bool // a quorum has been there
-	settled bool // members have been connected for long enough to take another
+	sim      *Sim
+	id       string
+	token    string
+	members  map[string]*member // by peer URL
+	leader   *member
+	formed   bool // a quorum has been there
+	settled  bool // members have been connected for long enough to take another
+	retrying bool // members that refused each other will try again
 
 	// line is the cluster's own version, such as "3.5": the oldest of its members, and
 	// never less than it was.
@@ -100,6 +105,8 @@ type member struct {
 	env     map[string]string
 	// binary is what runs, and version what it is.
 	binary, version string
+	run             int // counts its processes
+	trust           trust
 }
 
 // Stores returns the clusters that were made so far, in order.
@@ -152,7 +159,7 @@ func (st *Store) majority() []*member {
 	for _, m := range running {
 		var group []*member
 		for _, other := range running {
-			if m.machine.Reaches(other.machine) {
+			if st.linked(m, other) {
 				group = append(group, other)
 			}
 		}

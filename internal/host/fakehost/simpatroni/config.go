@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost/simetcd"
 )
 
 // configPath is where Debian's unit looks.
@@ -155,12 +156,19 @@ func (n *Node) checkEtcd(c *config) error {
 
 // checkLogin finds a member of etcd that lets Patroni in.
 func (n *Node) checkLogin(c *config) error {
+	// A connection that Patroni opens takes what is in the files then (urllib3,
+	// connection.py); none is opened anew for a reload.
+	id := simetcd.Identity{Client: fmt.Sprintf("%s, run %d", n.m.Name, n.run)}
+	if c.Etcd3.Protocol == "https" {
+		id.Certificate, id.Authorities = n.m.Files.ReadAs("postgres", c.Etcd3.Cert), n.m.Files.ReadAs("postgres", c.Etcd3.CACert)
+	}
+	n.sim.etcd.CheckIdentity(n.m, id)
 	for _, h := range c.Etcd3.Hosts {
 		address, _, err := net.SplitHostPort(h)
 		if err != nil {
 			return err
 		}
-		store, err := n.sim.etcd.Login(n.m, address, c.Etcd3.Username, c.Etcd3.Password)
+		store, err := n.sim.etcd.Login(n.m, id, address, c.Etcd3.Username, c.Etcd3.Password)
 		if err == nil {
 			n.store = store
 			return nil

@@ -1,0 +1,155 @@
+package simetcd
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+)
+
+// TLS as etcd does it: the authorities that a process trusts are those that were
+// in its files when it started, its own certificates are read anew at each
+// handshake, and a connection that stands is not looked at again.
+
+// trust is what a process of etcd has read as it started.
+type trust struct {
+	clients, peers []byte
+}
+
+// loadTrust reads what a process that starts now trusts, and ends the connections
+// of the one before.
+func (m *member) loadTrust() {
+	m.run++
+	m.trust = trust{clients: m.machine.Files.Read(m.env["ETCD_TRUSTED_CA_FILE"]), peers: m.machine.Files.Read(m.env["ETCD_PEER_TRUSTED_CA_FILE"])}
+}
+
+// secure reports whether a member's process uses TLS.
+func (m *member) secure() bool { return m.env["ETCD_CERT_FILE"] != "" }
+
+// certificate is one of the member's own, as it is on its disk now.
+func (m *member) certificate(kind string) []byte {
+	return m.machine.Files.ReadAs("etcd", m.env["ETCD_"+kind+"CERT_FILE"])
+}
+
+// trusted says why a certificate is refused by who trusts the given authorities.
+func trusted(certificate, authorities []byte, usage x509.ExtKeyUsage) error {
+	block, _ := pem.Decode(certificate)
+	if block == nil {
+		return errors.New("no certificate was given")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authorities)
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now(), KeyUsages: []x509.ExtKeyUsage{usage}})
+	return err
+}
+
+// connection is between two processes of etcd, or from a client to one.
+type connection struct {
+	from   string  // a client; empty if a is a member
+	a, b   *member // a is nil for a client
+	as, bs int     // which process
+}
+
+// refuse takes note of a handshake that failed.
+func (s *Sim) refuse(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(s.Refused, text) {
+		s.Refused = append(s.Refused, text)
+	}
+}
+
+// linked reports whether two members talk to each other, connecting them if need
+// be. Each is a client of the other.
+func (st *Store) linked(a, b *member) bool {
+	if !a.machine.Reaches(b.machine) {
+		return false
+	}
+	if a == b || !a.secure() {
+		return true
+	}
+	if a.name > b.name {
+		a, b = b, a
+	}
+	c := connection{a: a, b: b, as: a.run, bs: b.run}
+	if st.sim.connections[c] {
+		return true
+	}
+	for _, pair := range [][2]*member{{a, b}, {b, a}} {
+		from, to := pair[0], pair[1]
+		err := trusted(from.certificate("PEER_"), to.trust.peers, x509.ExtKeyUsageClientAuth)
+		if err == nil {
+			err = trusted(to.certificate("PEER_"), from.trust.peers, x509.ExtKeyUsageServerAuth)
+		}
+		if err != nil {
+			st.sim.refuse("the member %s and its peer %s: %v", from.name, to.name, err)
+			st.again()
+			return false
+		}
+	}
+	st.sim.connections[c] = true
+	return true
+}
+
+// again has members that were refused try once more before long.
+func (st *Store) again() {
+	if st.retrying {
+		return
+	}
+	st.retrying = true
+	st.sim.world.After(time.Second, func() {
+		st.retrying = false
+		st.changed()
+	})
+}
+
+// Identity is with what a client comes to etcd, in PEM; nil for one that does
+// without TLS.
+type Identity struct {
+	// Client tells connections apart: one of the same name is kept open.
+	Client                   string
+	Certificate, Authorities []byte
+}
+
+// connect makes a client's connection to a member, unless there is one.
+func (s *Sim) connect(id Identity, m *member) error {
+	c := connection{from: id.Client, b: m, bs: m.run}
+	if !m.secure() || s.connections[c] {
+		return nil
+	}
+	err := trusted(m.certificate(""), id.Authorities, x509.ExtKeyUsageServerAuth)
+	if err == nil {
+		err = trusted(id.Certificate, m.trust.clients, x509.ExtKeyUsageClientAuth)
+	}
+	if err != nil {
+		s.refuse("the client %s and the member %s: %v", id.Client, m.name, err)
+		return err
+	}
+	s.connections[c] = true
+	return nil
+}
+
+// Disconnect ends all connections among members and with clients, as a fault in
+// the network would.
+func (s *Sim) Disconnect() {
+	clear(s.connections)
+	s.Refresh()
+}
+
+// CheckIdentity has a client connect to all members that it reaches, so that it is
+// noted if any of them would refuse it.
+func (s *Sim) CheckIdentity(from *fakehost.Machine, id Identity) {
+	for _, st := range s.stores {
+		for _, m := range st.served() {
+			if m.unit.Active == "active" && from.Reaches(m.machine) {
+				_ = s.connect(id, m)
+			}
+		}
+	}
+}
