@@ -70,7 +70,14 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 	if err := errors.Join(errs...); err != nil {
 		return s, err
 	}
-	if differ := agree(all); len(differ) > 0 {
+	differ := without(agree(all), "version")
+	if len(differ) == 0 {
+		if err := m.runningVersions(ctx, all[s.Names()[0]], all); err != nil {
+			return s, err
+		}
+		differ = agree(all)
+	}
+	if len(differ) > 0 {
 		return s, &problem.Error{
 			Step: "compare the members", Cause: fmt.Errorf("they differ in %s: a cluster has one setting for all its members", strings.Join(differ, ", ")),
 			Do: "make them alike first, one member at a time.",
@@ -83,6 +90,11 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 		}
 	}
 	found.Members = members
+	if found.UID == "" || found.Adopted() {
+		if err := checkFound(found); err != nil {
+			return s, err
+		}
+	}
 	var err error
 	if found.Snapshots, err = m.discoverSnapshots(ctx, found); err != nil {
 		return s, err
@@ -93,7 +105,7 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 // discover reads one member's settings.
 func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, error) {
 	var p remote.Probe
-	p.Content(MarkerPath).Unit(Unit).Process(Unit).Package(serverPackage).Secret(s.credentialsPath())
+	p.Content(MarkerPath).Unit(Unit).Process(Unit).Package(serverPackage).Port(standardPort).Secret(s.credentialsPath())
 	f, err := p.Run(ctx, m.Doer.host(s, name))
 	if err != nil {
 		return s, err
@@ -102,20 +114,29 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 	if err != nil {
 		return s, err
 	}
-	running := settingsOf(f.Process(Unit))
+	running, stale, err := runningSettings(ctx, m.Doer.host(s, name), f.Process(Unit))
+	if err != nil {
+		return s, err
+	}
 	refuse := func(cause, do string) (Spec, error) { return s, &problem.Error{Cause: errors.New(cause), Do: do} }
 	switch {
 	case marker != nil && marker.Cluster != s.Name:
 		return refuse(fmt.Sprintf("this host's etcd belongs to the cluster %q", marker.Cluster), "import it under that name.")
 	case running == nil:
-		return refuse(Unit+" does not run, and only a running member says what it runs with", "start it (systemctl start "+Unit+").")
+		return refuse(Unit+" does not run, and only a running member says what it runs with"+listening(f), "start it (systemctl start "+Unit+"). A unit of another name is not known.")
+	case stale && (marker == nil || marker.Adopted != nil):
+		return refuse("its configuration file ("+running[configKey]+") was changed after the member was started, which may run with something else", "restart this member (systemctl restart "+Unit+") while all others are well.")
 	case running["NAME"] != name:
 		return refuse(fmt.Sprintf("the member on this host is called %q, not %q", running["NAME"], name), "name it so in the id.")
-	case running["CONFIG_FILE"] != "":
-		return refuse("it has a configuration file ("+running["CONFIG_FILE"]+"), which this release cannot read", "move its settings into the environment (/etc/default/etcd), one member at a time.")
 	}
 	if err := running.tune(&s); err != nil {
 		return s, err
+	}
+	ours := marker != nil && marker.Adopted == nil
+	if !ours {
+		if err := checkLayout(f.Process(Unit), running); err != nil {
+			return s, err
+		}
 	}
 	address, clientPort, tls, err := running.first("ADVERTISE_CLIENT_URLS")
 	if err != nil {
@@ -130,7 +151,6 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 		return s, err
 	}
 	s.ClientPort, s.PeerPort, s.TLS = clientPort, peerPort, tls
-	ours := marker != nil && marker.Adopted == nil
 	if !ours && (tls || peerTLS) {
 		return refuse("it uses TLS with certificates that this provider has not made, which this release cannot take over", "leave the cluster as it is; Patroni clusters on it cannot be managed yet.")
 	}
@@ -138,8 +158,21 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 		s.UID = marker.UID
 	}
 	s.Auth = readCredentials(f, s.Name) != nil
-	s.Version = debver.Upstream(f.Package(serverPackage).Version)
+	if l := launchOf(f.Process(Unit), f.Package(serverPackage).Installed); ours || l == nil || !l.Foreign {
+		s.Version = debver.Upstream(f.Package(serverPackage).Version)
+	}
 	return s, nil
+}
+
+// standardPort is etcd's own for clients.
+const standardPort = 2379
+
+// listening says who is at etcd's usual port, if anybody is.
+func listening(f *remote.Facts) string {
+	if l := f.Port(standardPort); len(l) > 0 {
+		return fmt.Sprintf(" (port %d is in use: %s)", standardPort, strings.Join(l, ", "))
+	}
+	return ""
 }
 
 // membership compares the members that were named with those that the cluster

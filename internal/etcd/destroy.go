@@ -18,7 +18,7 @@ func DestroyPlan(s Spec, f Facts, purge bool, do *Doer) engine.Plan {
 	var lanes []engine.Plan
 	for _, n := range s.Names() {
 		h := f.Hosts[n]
-		if h.Absent(s) || s.Adopted() && h.adopted() == nil {
+		if h.Absent(s) || s.Adopted() && h.Marker == nil && !h.Recognised {
 			continue
 		}
 		var snapshots engine.Plan
@@ -34,6 +34,10 @@ func DestroyPlan(s Spec, f Facts, purge bool, do *Doer) engine.Plan {
 // is, comes what else is to be deleted then.
 func destroyLane(s Spec, n string, h *HostFacts, purge bool, before engine.Plan, do *Doer) engine.Plan {
 	dataDir := h.DataDir
+	if h.adopted() != nil {
+		// Who chose the directory may have more in it.
+		dataDir += "/member"
+	}
 	step := func(id, title string, risk engine.Risk, run func(context.Context, host.Host) error) engine.Step {
 		return do.step(s, n, id, title, risk, func(ctx context.Context) error { return run(ctx, do.host(s, n)) })
 	}
@@ -46,9 +50,11 @@ func destroyLane(s Spec, n string, h *HostFacts, purge bool, before engine.Plan,
 			return remote.StopUnit(ctx, h, Unit, stopTimeout)
 		}))
 	}
-	lane = lane.Then(step("etcd.unhold", "let "+serverPackage+" and "+clientPackage+" be upgraded again", engine.Safe, func(ctx context.Context, h host.Host) error {
-		return remote.Apt{Host: h, Log: do.Log}.Unhold(ctx, serverPackage, clientPackage)
-	}))
+	if len(h.packages()) > 0 {
+		lane = lane.Then(step("etcd.unhold", "let "+serverPackage+" and "+clientPackage+" be upgraded again", engine.Safe, func(ctx context.Context, h host.Host) error {
+			return remote.Apt{Host: h, Log: do.Log}.Unhold(ctx, serverPackage, clientPackage)
+		}))
+	}
 	if purge {
 		if m := h.Marker; m != nil && !m.Purging {
 			leaving := *m

@@ -56,6 +56,8 @@ type HostFacts struct {
 	// and Recognised says that it is one of this cluster's.
 	Running    settings
 	Recognised bool
+	// Launch is how what runs was started, nil if by Debian's package.
+	Launch *Launch
 }
 
 // adopted are the settings of a member that somebody else made, as they were
@@ -123,7 +125,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		p.Path(file.Path)
 	}
 	s.probeSnapshots(&p)
-	p.Process(Unit).Path(previousDropIn).Path(previousPath)
+	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
 	if s.TLS {
 		p.Content(Authority(s.Name).CertificatePath()).Path(Authority(s.Name).Path() + "/ca.key").Path(s.authorityPath())
 		for _, l := range s.leaves(name) {
@@ -145,7 +147,10 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if !s.Adopted() {
 		return hf, nil
 	}
-	hf.Running = settingsOf(facts.Process(Unit))
+	if hf.Running, _, err = runningSettings(ctx, h, facts.Process(Unit)); err != nil && hf.Marker == nil {
+		return nil, err
+	}
+	hf.Launch = launchOf(facts.Process(Unit), facts.Package(serverPackage).Installed)
 	found := hf.Running
 	if hf.Marker != nil {
 		found = hf.Marker.Adopted
@@ -169,7 +174,7 @@ func (h *HostFacts) Absent(s Spec) bool {
 	if s.Adopted() && h.Marker == nil {
 		// Without a mark only a running member can be recognised; a stopped one
 		// is not gone.
-		return !h.Facts.Package(serverPackage).Installed
+		return !h.Facts.Package(serverPackage).Installed && !h.Facts.Unit(Unit).Loaded
 	}
 	return (h.Marker == nil || h.Marker.Cluster != s.Name) && !h.Data.Exists()
 }

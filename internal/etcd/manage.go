@@ -181,7 +181,7 @@ func (m *Manager) probeWithLists(ctx context.Context, s Spec) (Facts, error) {
 	var stale []string
 	for _, n := range s.Names() {
 		h := f.Hosts[n].Facts
-		for _, pkg := range []string{serverPackage, clientPackage} {
+		for _, pkg := range f.Hosts[n].packages() {
 			_, listed := debver.Newest(s.Version, h.Available(pkg))
 			if !listed && !debver.Matches(s.Version, h.Package(pkg).Version) {
 				stale = append(stale, n)

@@ -28,6 +28,8 @@ type Marker struct {
 	// Adopted are the settings with which a member ran that somebody else had
 	// made. What the cluster's spec does not speak of stays so.
 	Adopted settings `json:"adopted,omitempty"`
+	// Launch is how that one was started, nil if as Debian's package does it.
+	Launch *Launch `json:"launch,omitempty"`
 }
 
 func (m Marker) file() remote.File {

@@ -43,6 +43,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.checkQuota(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.checkForeign(); err != nil {
+		return engine.Plan{}, err
+	}
 	if err := p.findUpgrades(); err != nil {
 		return engine.Plan{}, err
 	}
@@ -102,7 +105,7 @@ func ownership(s Spec, f Facts, uid string) (string, error) {
 	}
 	for _, name := range s.Names() {
 		h := f.Hosts[name]
-		if h.Facts.Path(s.DataDir()+"/member").Exists() || len(errs) > 0 {
+		if h.adopted() != nil || h.Facts.Path(s.DataDir()+"/member").Exists() || len(errs) > 0 {
 			continue
 		}
 		if why := h.Facts.Disk(s.DataDir()).TooSmall(leastDisk); why != "" {
@@ -279,7 +282,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 	}
 	var pins []remote.Pin
 	var hold []string
-	for _, pkg := range []string{serverPackage, clientPackage} {
+	for _, pkg := range h.packages() {
 		have := h.Facts.Package(pkg)
 		switch {
 		case have.Installed && debver.Matches(p.s.Version, have.Version):
@@ -375,7 +378,7 @@ func (p *planner) files(name string) []remote.File {
 	}
 	return []remote.File{
 		{Path: p.s.envPath(), Content: found.overlay(p.s), Group: account, Mode: "0640"},
-		{Path: dropInPath, Content: p.s.dropIn()},
+		{Path: dropInPath, Content: append(p.s.dropIn(), h.adoptedLaunch().command()...)},
 	}
 }
 
@@ -383,7 +386,7 @@ func (p *planner) marker(name string, bootstrapped bool) Marker {
 	return Marker{
 		Cluster: p.s.Name, UID: p.uid, Member: name,
 		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
-		Adopted: p.f.Hosts[name].adopted(),
+		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(),
 	}
 }
 

@@ -145,10 +145,13 @@ func (s settings) overlay(spec Spec) []byte {
 	for k, v := range s {
 		out[k] = v
 	}
+	if out[configKey] != "" {
+		out[configKey] = "" // all that is in it is here
+	}
 	for key, value := range spec.tuning() {
 		out[key] = value
-		if value == "" {
-			delete(out, key)
+		if _, found := s[key]; value == "" && !found {
+			delete(out, key) // else a variable of the unit's own would count again
 		}
 	}
 	var b strings.Builder

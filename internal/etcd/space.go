@@ -131,7 +131,11 @@ func room(inUse int64) int64 { return inUse + inUse/8 }
 // quota is that of the member that runs on a host, zero if none does.
 func (h *HostFacts) quota() int64 {
 	var running Spec
-	if s := settingsOf(h.Facts.Process(Unit)); s != nil && s.tune(&running) == nil {
+	s := h.Running
+	if s == nil {
+		s = settingsOf(h.Facts.Process(Unit))
+	}
+	if s != nil && s.tune(&running) == nil {
 		return running.QuotaBytes
 	}
 	return 0

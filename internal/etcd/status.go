@@ -150,7 +150,10 @@ func (a Access) look(ctx context.Context, h host.Host) (*hostView, error) {
 		return nil, err
 	}
 	v.snapshots.Scheduled, v.snapshots.Failed = f.Unit(SnapshotTimer).Running(), f.Unit(SnapshotService).Active == "failed"
-	v.quota = (&HostFacts{Facts: f}).quota()
+	running, _, err := runningSettings(ctx, h, f.Process(Unit))
+	if err == nil { // else it cannot be told
+		v.quota = (&HostFacts{Facts: f, Running: running}).quota()
+	}
 	if a.TLS {
 		v.server, v.peer, v.authority = ends(f.Path(server)), ends(f.Path(peer)), ends(f.Path(authority))
 	}

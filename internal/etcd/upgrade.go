@@ -70,6 +70,9 @@ func (h *HostFacts) member() bool { return h.Recognised || h.Marker != nil && h.
 
 // outdated reports whether a member has, or runs, another version than is wanted.
 func (p *planner) outdated(name string) bool {
+	if p.f.Hosts[name].foreign() {
+		return p.otherVersion(name)
+	}
 	have := p.f.Hosts[name].Facts.Package(serverPackage).Version
 	if !debver.Matches(p.s.Version, have) {
 		return true

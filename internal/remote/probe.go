@@ -79,9 +79,9 @@ func (p *Probe) Available(names ...string) *Probe {
 // Unit asks for the state of a systemd unit.
 func (p *Probe) Unit(name string) *Probe { return p.ask("unit " + name) }
 
-// Process asks for the arguments and the environment of a unit's main process:
-// what it really runs with, wherever that was written. It may hold secrets, which
-// keeps the whole probe's output out of logs.
+// Process asks for the program, the arguments and the environment of a unit's main
+// process: what it really runs with, wherever that was written. It may hold
+// secrets, which keeps the whole probe's output out of logs.
 func (p *Probe) Process(unit string) *Probe {
 	p.sensitive = true
 	return p.ask("process " + unit)
@@ -273,6 +273,7 @@ type Path struct {
 	Owner, Group string
 	SHA256       string // of a file
 	Size         int64  // of a file, bytes
+	Modified     int64  // of a file: when its content changed, in seconds since 1970
 	Target       string // of a link
 	Empty        bool   // of a directory
 	Content      []byte // of a file, where asked for
@@ -289,7 +290,7 @@ func (f *Facts) Path(path string) Path {
 	}
 	p := Path{
 		Type: PathType(f.get(q, "type")), Mode: f.get(q, "mode"), Owner: f.get(q, "owner"), Group: f.get(q, "group"),
-		SHA256: f.get(q, "sha256"), Size: f.num(q, "size"), Target: f.get(q, "target"), Empty: f.get(q, "empty") == "yes",
+		SHA256: f.get(q, "sha256"), Size: f.num(q, "size"), Modified: f.num(q, "modified"), Target: f.get(q, "target"), Empty: f.get(q, "empty") == "yes",
 	}
 	if c, err := base64.StdEncoding.DecodeString(f.get(q, "content")); err == nil {
 		p.Content = c
@@ -374,6 +375,10 @@ func (f *Facts) Unit(name string) Unit {
 type Process struct {
 	Args    []string
 	Environ map[string]string
+	// Program is the path of the file that runs, also where it was replaced since.
+	Program string
+	Account string // the user that it runs as
+	Started int64  // in seconds since 1970
 }
 
 // Process returns the answer to Probe.Process, nothing if the unit does not run.
@@ -386,7 +391,7 @@ func (f *Facts) Process(unit string) Process {
 		}
 		return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
 	}
-	p := Process{Args: split("arguments"), Environ: map[string]string{}}
+	p := Process{Args: split("arguments"), Environ: map[string]string{}, Program: strings.TrimSuffix(f.get(q, "program"), " (deleted)"), Account: f.get(q, "account"), Started: f.num(q, "started")}
 	for _, e := range split("environment") {
 		if k, v, ok := strings.Cut(e, "="); ok {
 			p.Environ[k] = v

@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // FileType is what is at a path, in the probe's words.
@@ -26,6 +27,7 @@ type File struct {
 	Content      []byte
 	Target       string // of a link
 	Mount        bool   // a filesystem of its own begins here
+	Modified     int64  // seconds since 1970, set by Put
 }
 
 // Files is a host's file tree.
@@ -54,6 +56,7 @@ func (f *Files) Put(p string, file File) {
 	if file.Group == "" {
 		file.Group = "root"
 	}
+	file.Modified = time.Now().Unix()
 	p = path.Clean(p)
 	for dir := path.Dir(p); f.nodes[dir] == nil; dir = path.Dir(dir) {
 		f.nodes[dir] = &File{Type: Dir, Mode: "755", Owner: "root", Group: "root"}

@@ -106,8 +106,11 @@ var questions = map[string]func(m *Machine, argument string, out func(field, val
 	},
 	"sysctl": func(m *Machine, key string, out func(string, string)) { out("value", m.Sysctl[key]) },
 	"tool": func(m *Machine, name string, out func(string, string)) {
-		if m.Files.Get("/usr/bin/"+name) != nil {
-			out("path", "/usr/bin/"+name)
+		for _, dir := range []string{"/usr/local/bin/", "/usr/bin/"} {
+			if m.Files.Get(dir+name) != nil {
+				out("path", dir+name)
+				return
+			}
 		}
 	},
 }
@@ -126,6 +129,7 @@ func (m *Machine) path(p string, out func(string, string)) {
 	case Regular:
 		out("sha256", digest(n.Content))
 		out("size", strconv.Itoa(len(n.Content)))
+		out("modified", fmt.Sprint(n.Modified))
 	case Dir:
 		out("empty", map[bool]string{true: "yes", false: "no"}[len(m.Files.List(p)) == 0])
 	}
@@ -173,9 +177,12 @@ func processFacts(m *Machine, name string, out func(string, string)) {
 		return
 	}
 	if s, ok := u.Service.(interface {
-		Process() (args []string, env map[string]string)
+		Process() (program, account string, args []string, env map[string]string)
 	}); ok {
-		args, env := s.Process()
+		program, account, args, env := s.Process()
+		out("program", program)
+		out("account", account)
+		out("started", fmt.Sprint(u.started))
 		text := ""
 		for _, key := range slices.Sorted(maps.Keys(env)) {
 			text += key + "=" + env[key] + "\x00"

@@ -8,10 +8,7 @@ import (
 func unitOp(o *Op) error {
 	m, verb := o.Machine, o.Arg(1)
 	if verb == "daemon-reload" {
-		m.readUnitFiles()
-		for _, u := range m.Units {
-			u.DropIns, u.NeedsReload = u.dropInText(), false
-		}
+		m.ReadUnitFiles()
 		return nil
 	}
 	for _, name := range o.Cmd.Args[1:] {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Service is what runs in a unit. Its methods are called as in World.Do, and
@@ -41,6 +42,7 @@ type Unit struct {
 
 	journal []line
 	starts  int
+	started int64 // seconds since 1970
 }
 
 // line is a line of a unit's journal. The lines of a machine are numbered.
@@ -93,6 +95,7 @@ func (u *Unit) start() {
 	}
 	u.Machine.World.pids++
 	u.starts++
+	u.started = time.Now().Unix()
 	u.PID = 1000 + u.Machine.World.pids
 	u.Active, u.Sub, u.Result = "activating", "start", "success"
 	if u.Service == nil {

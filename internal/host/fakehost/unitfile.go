@@ -13,6 +13,14 @@ func (w *World) OnUnitFile(name string, service func(*Machine) Service) {
 	w.unitServices[name] = service
 }
 
+// ReadUnitFiles is systemctl daemon-reload, done by somebody else.
+func (m *Machine) ReadUnitFiles() {
+	m.readUnitFiles()
+	for _, u := range m.Units {
+		u.DropIns, u.NeedsReload = u.dropInText(), false
+	}
+}
+
 // readUnitFiles is what systemd does with them when it is told to: units come,
 // change, and go if they do not run.
 func (m *Machine) readUnitFiles() {

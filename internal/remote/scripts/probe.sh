@@ -48,7 +48,8 @@ path() {
 		stat -c "$n.mode=%a
 $n.owner=%U
 $n.group=%G
-$n.size=%s" -- "$1"
+$n.size=%s
+$n.modified=%Y" -- "$1"
 	elif [ -d "$1" ]; then
 		out type dir
 		stat -c "$n.mode=%a
@@ -103,6 +104,9 @@ process() {
 	if [ "${pid:-0}" -gt 0 ] 2>/dev/null && [ -d "/proc/$pid" ]; then
 		out arguments "$(base64 -w0 <"/proc/$pid/cmdline" 2>/dev/null)"
 		out environment "$(base64 -w0 <"/proc/$pid/environ" 2>/dev/null)"
+		out program "$(readlink -- "/proc/$pid/exe" 2>/dev/null)"
+		out account "$(stat -c %U -- "/proc/$pid" 2>/dev/null)"
+		out started "$(date -d "$(systemctl show --no-pager -p ExecMainStartTimestamp --value -- "$1" 2>/dev/null)" +%s 2>/dev/null)"
 	fi
 }
 port() {

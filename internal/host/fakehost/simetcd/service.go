@@ -1,6 +1,7 @@
 package simetcd
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -28,11 +29,12 @@ const restartSec = 2
 
 // Start implements fakehost.Service.
 func (s *service) Start(u *fakehost.Unit) {
-	env, err := environment(u)
+	l, err := launchOf(u)
+	env := l.settings
 	if err == nil {
 		err = s.check(env)
 	}
-	binary, version, missing := s.program(u)
+	version, missing := s.program(l)
 	if err == nil {
 		err = missing
 	}
@@ -40,7 +42,7 @@ func (s *service) Start(u *fakehost.Unit) {
 		s.store, s.member, err = s.sim.join(u, env)
 	}
 	if err == nil {
-		err = s.runs(binary, version)
+		err = s.runs(l, version)
 	}
 	if err != nil {
 		u.Logf("{\"level\":\"fatal\",\"msg\":%q}", err.Error())
@@ -73,39 +75,34 @@ func (s *service) Reload(u *fakehost.Unit) { u.Logf("etcd has nothing to reload"
 func (s *service) Lost(*fakehost.Unit) { s.gone() }
 
 // Process is what the running member was started with.
-func (s *service) Process() (args []string, env map[string]string) {
+func (s *service) Process() (program, account string, args []string, env map[string]string) {
 	if s.member == nil {
-		return nil, nil
+		return "", "", nil, nil
 	}
-	return []string{s.member.binary}, s.member.env
+	l := s.member.launch
+	return l.program, "etcd", l.args, l.environ
 }
 
-// program is what the unit starts, and its version.
-func (s *service) program(u *fakehost.Unit) (path, version string, err error) {
-	path = binaryPath
-	for line := range strings.Lines(u.DropIns) {
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok && p != "" {
-			path = p
-		}
-	}
-	version = string(s.machine.Files.Read(path))
+// program is the version of what the unit starts.
+func (s *service) program(l launch) (version string, err error) {
+	version = string(s.machine.Files.Read(l.program))
 	switch version {
 	case "":
-		return "", "", fmt.Errorf("unable to locate executable '%s': No such file or directory", path)
+		return "", fmt.Errorf("unable to locate executable '%s': No such file or directory", l.program)
 	case s.sim.Broken:
-		return "", "", fmt.Errorf("etcd %s does not start in this test", version)
+		return "", fmt.Errorf("etcd %s does not start in this test", version)
 	}
-	return path, version, nil
+	return version, nil
 }
 
 // runs has a member run a version, which may be too old for the cluster's data.
-func (s *service) runs(binary, version string) error {
+func (s *service) runs(l launch, version string) error {
 	st := s.store
 	if line(version) < st.line {
 		s.member.unit = nil
 		return fmt.Errorf("cluster cannot be downgraded (current version: %s is lower than determined cluster version: %s)", version, st.line)
 	}
-	s.member.binary, s.member.version = binary, version
+	s.member.launch, s.member.version = l, version
 	oldest := line(version)
 	for _, m := range st.members {
 		if m.version == "" {
@@ -135,30 +132,6 @@ func (s *service) gone() {
 	s.store.changed()
 }
 
-// environment reads the files that the unit's drop-in names, the later ones over
-// the earlier ones.
-func environment(u *fakehost.Unit) (map[string]string, error) {
-	env := map[string]string{}
-	for line := range strings.Lines(u.DropIns) {
-		file, ok := strings.CutPrefix(strings.TrimSpace(line), "EnvironmentFile=")
-		if !ok || file == "" {
-			continue
-		}
-		file, optional := strings.CutPrefix(file, "-")
-		text := u.Machine.Files.Read(file)
-		if text == nil && !optional {
-			return nil, fmt.Errorf("failed to load environment file %s", file)
-		}
-		if err := variables(env, file, string(text)); err != nil {
-			return nil, err
-		}
-	}
-	if len(env) == 0 {
-		return nil, errors.New("Debian's own defaults are not modelled: the drop-in names no environment file")
-	}
-	return env, nil
-}
-
 // variables adds those of one file.
 func variables(env map[string]string, file, text string) error {
 	for line := range strings.Lines(text) {
@@ -167,7 +140,10 @@ func variables(env map[string]string, file, text string) error {
 			continue
 		}
 		k, v, ok := strings.Cut(line, "=")
-		value, err := strconv.Unquote(v)
+		value, err := v, error(nil)
+		if strings.ContainsAny(v, `"'`) {
+			value, err = strconv.Unquote(v)
+		}
 		if !ok || err != nil {
 			return fmt.Errorf("%s: unexpected line %q", file, line)
 		}
@@ -196,8 +172,8 @@ func (s *service) check(env map[string]string) error {
 	if dir == nil || dir.Type != fakehost.Dir || dir.Owner != "etcd" {
 		return fmt.Errorf("cannot access data directory: open %s: permission denied", env["ETCD_DATA_DIR"])
 	}
-	heartbeat, err1 := strconv.Atoi(env["ETCD_HEARTBEAT_INTERVAL"])
-	election, err2 := strconv.Atoi(env["ETCD_ELECTION_TIMEOUT"])
+	heartbeat, err1 := strconv.Atoi(cmp.Or(env["ETCD_HEARTBEAT_INTERVAL"], "100"))
+	election, err2 := strconv.Atoi(cmp.Or(env["ETCD_ELECTION_TIMEOUT"], "1000"))
 	if err1 != nil || err2 != nil || 5*heartbeat > election || election > 50000 {
 		return fmt.Errorf("--election-timeout[%dms] should be at least as 5 times as --heartbeat-interval[%dms]", election, heartbeat)
 	}

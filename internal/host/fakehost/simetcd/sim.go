@@ -61,6 +61,7 @@ func Install(w *fakehost.World) *Sim {
 		o.Machine.Files.Put(o.Arg(2), *f)
 		return nil
 	})
+	w.OnUnitFile(unitName, func(m *fakehost.Machine) fakehost.Service { return &service{sim: s, machine: m} })
 	w.OnUnitFile("pgha-etcd-snapshot.service", func(m *fakehost.Machine) fakehost.Service { return &snapshotUnit{sim: s, machine: m} })
 	return s
 }
@@ -103,10 +104,11 @@ type member struct {
 	machine *fakehost.Machine
 	unit    *fakehost.Unit // nil while it does not run
 	env     map[string]string
-	// binary is what runs, and version what it is.
-	binary, version string
-	run             int // counts its processes
-	trust           trust
+	// launch is what it was started with, and version what runs.
+	launch  launch
+	version string
+	run     int // counts its processes
+	trust   trust
 }
 
 // Stores returns the clusters that were made so far, in order.
