@@ -35,6 +35,11 @@ type Client interface {
 	// EnableAuth makes the users root and pgha with these passwords and
 	// turns authentication on. It is idempotent.
 	EnableAuth(ctx context.Context, c Credentials) error
+	// DisableAuth turns authentication off. Users and passwords stay, for when it is
+	// turned on again. It is idempotent.
+	DisableAuth(ctx context.Context) error
+	// AuthEnabled reports whether authentication is on.
+	AuthEnabled(ctx context.Context) (bool, error)
 	// GrantUser makes or updates a user that may read and write the given
 	// prefixes and nothing else.
 	GrantUser(ctx context.Context, user, password string, prefixes ...string) error

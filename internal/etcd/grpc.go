@@ -91,7 +91,7 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 		return nil, r.translate(err)
 	}
 	login()
-	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority}, nil
+	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password}, nil
 }
 
 // reach is what came of connecting to the members. gRPC keeps that to itself:
@@ -144,6 +144,8 @@ type grpcClient struct {
 	c         *clientv3.Client
 	end       context.CancelFunc
 	authority []byte
+	// what it logs in with
+	login, password string
 }
 
 // translate gives etcd's errors a type and words that users can act on.
@@ -367,6 +369,49 @@ func (g *grpcClient) EnableAuth(ctx context.Context, c Credentials) error {
 	}
 	_, err := g.c.AuthEnable(ctx)
 	return g.translate(err)
+}
+
+func (g *grpcClient) DisableAuth(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := g.c.AuthDisable(ctx)
+	return g.translate(err)
+}
+
+// AuthEnabled asks for it where etcd answers that, which is from 3.5 on. An older
+// one says so when this client logs in, or when it does not.
+func (g *grpcClient) AuthEnabled(ctx context.Context) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	answer, err := g.c.AuthStatus(ctx)
+	if err == nil {
+		return answer.Enabled, nil
+	}
+	if codeOf(err) == codes.Unimplemented {
+		if g.login == "" {
+			_, err = g.c.Get(ctx, "/pgha/", clientv3.WithCountOnly())
+		} else {
+			_, err = g.c.Authenticate(ctx, g.login, g.password)
+		}
+	}
+	switch {
+	case err == nil:
+		return g.login != "", nil
+	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
+		return false, nil
+	case errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrPermissionDenied):
+		return true, nil
+	}
+	return false, g.translate(err)
+}
+
+// codeOf is gRPC's code of an error that the client has translated or not.
+func codeOf(err error) codes.Code {
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return status.Code(err)
 }
 
 // user makes a user with a password and one role, or sets the password of the

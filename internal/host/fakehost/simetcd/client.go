@@ -234,6 +234,22 @@ func (c *client) EnableAuth(ctx context.Context, cr etcd.Credentials) error {
 	})
 }
 
+func (c *client) DisableAuth(ctx context.Context) error {
+	return c.do(ctx, "auth-off", true, []string{"/pgha/"}, func(st *Store) error {
+		st.auth = false
+		return nil
+	})
+}
+
+// AuthEnabled needs no user.
+func (c *client) AuthEnabled(ctx context.Context) (on bool, err error) {
+	err = c.do(ctx, "auth-status", false, nil, func(st *Store) error {
+		on = st.auth
+		return nil
+	})
+	return on, err
+}
+
 func (c *client) GrantUser(ctx context.Context, name, password string, prefixes ...string) error {
 	return c.do(ctx, "user", true, []string{"/pgha/"}, func(st *Store) error {
 		c.sim.world.Learn(password)
