@@ -134,7 +134,7 @@ type killer struct {
 	t         *testing.T
 	hard      uint32          // which half of the steps is killed after without asking: 0 or 1
 	seen      map[string]bool // steps after which something was killed
-	late      map[string]bool // steps that ended while a killed run ended
+	late      map[string]bool // steps that were under way when a run was killed
 	systemIDs []string
 }
 
@@ -173,15 +173,16 @@ func (k *killer) until(ctx context.Context, verb string) {
 	}
 }
 
-// ended notes the steps that a killed run still brought to their end: of hosts
-// that are worked on side by side, one may finish the only step of its kind while
-// the run is killed for another one's.
+// ended notes the steps that a killed run still brought to their end, or in which it
+// was killed: of hosts that are worked on side by side, one may be at the only step of
+// its kind while the run is killed for another one's. A step that is killed right
+// before it says that it is done does not come again.
 func (k *killer) ended(r *running) {
 	if k.late == nil {
 		k.late = map[string]bool{}
 	}
 	for p := range r.steps {
-		if p.State == "finished" {
+		if p.State == "finished" || p.State == "started" {
 			k.late[p.Step] = true
 		}
 	}

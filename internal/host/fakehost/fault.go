@@ -1,6 +1,7 @@
 package fakehost
 
 import (
+	"errors"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -25,6 +26,13 @@ type Verdict struct {
 func Kind(k host.Kind) error { return kindError(k) }
 
 type kindError host.Kind
+
+// KindOf returns the kind of what Kind made.
+func KindOf(err error) (host.Kind, bool) {
+	var k kindError
+	ok := errors.As(err, &k)
+	return host.Kind(k), ok
+}
 
 func (k kindError) Error() string { return host.Kind(k).String() }
 
