@@ -127,6 +127,9 @@ func (c *client) do(ctx context.Context, name string, mutating bool, keys []stri
 	if errors.Is(err, fakehost.ErrCrashed) {
 		return &host.Error{Host: c.access.Name, Op: "etcd." + name, Kind: host.KindLost, Err: err}
 	}
+	if kind, ok := fakehost.KindOf(err); ok { // as the hosts' own calls name theirs
+		return &host.Error{Host: c.access.Name, Op: "etcd." + name, Kind: kind}
+	}
 	return err
 }
 
