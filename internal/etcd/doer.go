@@ -26,6 +26,7 @@ type Doer struct {
 
 	mu     sync.Mutex
 	fresh  *Credentials    // made in this run
+	login  *bool           // there is a password to log in with; as the spec says if nil
 	voting map[string]bool // peer URLs of the members that take requests; all if nil
 	cached map[string]Client
 }
@@ -49,7 +50,7 @@ func (d *Doer) Close() {
 
 func (d *Doer) client(ctx context.Context, s Spec) (Client, error) {
 	a := s.reach()
-	a.Passive = d.passive(s, a)
+	a.Passive, a.Auth = d.passive(s, a), d.logsIn(s)
 	return d.open(ctx, a)
 }
 
@@ -212,6 +213,7 @@ func (d *Doer) enableAuth(s Spec) engine.Step {
 		// The client logged in to nothing so far. Without a token etcd would
 		// take its certificate's name for a user.
 		d.Close()
+		d.logIn()
 		if c, err = d.client(ctx, s); err != nil {
 			return err
 		}

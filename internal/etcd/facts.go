@@ -32,6 +32,12 @@ type Facts struct {
 	// the Patroni nodes on the cluster, by "SCOPE/MEMBER", where that matters.
 	Upgrade *Upgrade
 	Nodes   map[string]string
+
+	// AuthOn says that authentication is on, ShutOut that we cannot log in. NotLoggingIn are the Patroni nodes that
+	// would be shut out if it were turned on, where that matters.
+	AuthOn       bool
+	ShutOut      bool
+	NotLoggingIn []string
 }
 
 // HostFacts is what was found on one member's host.

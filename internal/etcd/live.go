@@ -188,6 +188,7 @@ func (d *Doer) leader(ctx context.Context, s Spec, live Live) (Client, error) {
 			continue
 		}
 		a := s.reach()
+		a.Auth = d.logsIn(s)
 		for n, m := range a.Members {
 			if slices.Contains(l.PeerURLs, s.url(m.Address, s.PeerPort)) || slices.Contains(l.ClientURLs, s.url(m.Address, s.ClientPort)) {
 				a.Members, a.Passive = map[string]Member{n: m}, nil

@@ -126,11 +126,11 @@ func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
 	for _, kv := range joining {
 		f.Joining[strings.TrimPrefix(kv.Key, joiningPrefix(s))] = true
 	}
-	return m.askUpgrade(ctx, c, s, f)
+	return m.askMore(ctx, c, s, f)
 }
 
-// askUpgrade adds what concerns another version.
-func (m *Manager) askUpgrade(ctx context.Context, c Client, s Spec, f *Facts) error {
+// askMore adds what concerns another version, and authentication.
+func (m *Manager) askMore(ctx context.Context, c Client, s Spec, f *Facts) error {
 	kv, found, err := c.Get(ctx, upgradeKey(s))
 	if err != nil {
 		return err
@@ -141,20 +141,26 @@ func (m *Manager) askUpgrade(ctx context.Context, c Client, s Spec, f *Facts) er
 			return fmt.Errorf("the key %s cannot be read: %w", upgradeKey(s), err)
 		}
 	}
-	for _, h := range f.Hosts {
-		if s.Auth && !debver.Matches(s.Version, h.Facts.Package(serverPackage).Version) {
-			keys, err := c.List(ctx, "/")
-			f.Nodes = nodes(keys)
-			return err
-		}
+	if f.AuthOn, err = c.AuthEnabled(ctx); err != nil || !s.Auth {
+		return err
 	}
-	return nil
+	other := !f.AuthOn
+	for _, h := range f.Hosts {
+		other = other || !debver.Matches(s.Version, h.Facts.Package(serverPackage).Version)
+	}
+	if !other {
+		return nil
+	}
+	keys, err := c.List(ctx, "/")
+	f.Nodes, f.NotLoggingIn = nodes(keys), notLoggingIn(keys)
+	return err
 }
 
 // tryAsk is ask where an answer is not needed: without one, nobody is added or
 // removed.
 func (m *Manager) tryAsk(ctx context.Context, s Spec, f *Facts) {
 	if err := m.ask(ctx, s, f); err != nil {
+		f.ShutOut = errors.Is(err, ErrAuth)
 		m.Doer.Log.WarnContext(ctx, "the etcd cluster does not say which members it has", "cluster", s.Name, "error", err)
 	}
 }

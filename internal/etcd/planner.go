@@ -176,7 +176,7 @@ func (p *planner) findCredentials() (*Credentials, error) {
 			return c, nil
 		}
 	}
-	if p.s.Auth && p.formed() {
+	if p.formed() && (p.f.AuthOn || p.f.ShutOut) {
 		return nil, &problem.Error{
 			Step:  "find the cluster's credentials",
 			Cause: fmt.Errorf("%s is on none of the hosts any more", p.s.credentialsPath()),
@@ -242,14 +242,18 @@ func (p *planner) plan() (engine.Plan, error) {
 	if p.s.Auth && !p.formed() {
 		plan = plan.Then(p.do.enableAuth(p.s))
 	}
-	plan = plan.ThenPlan(p.removeDead()).ThenPlan(p.makeSpace())
+	on, err := p.turnsOn()
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	plan = plan.ThenPlan(p.turnsOff()).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace())
 	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade())
 	if p.fewer() {
 		plan = plan.ThenPlan(p.endAlarms()).ThenPlan(p.membership()).ThenPlan(roll)
 	} else {
 		plan = plan.ThenPlan(roll).ThenPlan(p.endAlarms()).ThenPlan(p.membership())
 	}
-	plan = plan.ThenParallel(p.snapshots()...)
+	plan = plan.ThenPlan(on).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
 		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n)) {
@@ -316,7 +320,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 func (p *planner) configure(name string) (engine.Plan, error) {
 	h := p.f.Hosts[name]
 	var plan engine.Plan
-	if p.s.Auth && (h.Credentials == nil || p.credentials == nil || *h.Credentials != *p.credentials) {
+	if p.s.Auth && (p.credentials != nil || !p.formed() || p.asked) && (h.Credentials == nil || p.credentials == nil || *h.Credentials != *p.credentials) {
 		plan = plan.Then(p.do.writeCredentials(p.s, name, p.credentials))
 	}
 	plan = plan.ThenPlan(p.certificates(name))

@@ -204,14 +204,6 @@ func TestPlanRefuses(t *testing.T) {
 			fresh: true, state: func(f *fakefleet.Fleet) { f.Host(2).DiskKiB = 100 << 10 },
 			says: []string{"host pg2", "only 100 MiB free of the 256 MiB", "where /var/lib/etcd/dcs is to be"},
 		},
-		"passwords that are on no host any more": {
-			state: func(f *fakefleet.Fleet) {
-				for _, m := range f.Machines() {
-					m.Files.Remove(dir + "/credentials.json")
-				}
-			},
-			says: []string{"credentials.json is on none of the hosts", "backup"},
-		},
 		"a version that no repository has": {
 			fresh: true, spec: func(s *etcd.Spec) { s.Version = "3.6.0" },
 			says: []string{"host pg1", "3.6.0", "3.5.16"},

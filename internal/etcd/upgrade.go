@@ -105,7 +105,7 @@ func (p *planner) findUpgrades() error {
 	if len(running) == 0 {
 		return nil
 	}
-	if err := checkUpgrade(running, p.s.Version, p.s.Auth, len(p.changes) > 0, p.f.Nodes); err != nil {
+	if err := checkUpgrade(running, p.s.Version, authentication{on: p.f.AuthOn && p.s.Auth, wanted: p.s.Auth}, len(p.changes) > 0, p.f.Nodes); err != nil {
 		return err
 	}
 	oldest, _, _ := releaseOf(slices.MinFunc(running, debver.Compare))

@@ -84,11 +84,15 @@ func refuseVersion(cause, do string) error {
 	return &problem.Error{Step: "check the way to the wanted version", Cause: &VersionError{cause}, Left: "the etcd cluster, as it was.", Do: do}
 }
 
+// authentication is whether a cluster has it on, and stays so, and whether it is
+// wanted in the end.
+type authentication struct{ on, wanted bool }
+
 // checkUpgrade says why running members cannot be brought to a version, one after
 // the other. Nodes are the versions of the Patroni nodes on top, by
 // "SCOPE/MEMBER". The cluster's own version, which decides what its data looks like, is
 // that of its oldest member.
-func checkUpgrade(running []string, to string, auth, changing bool, nodes map[string]string) error {
+func checkUpgrade(running []string, to string, auth authentication, changing bool, nodes map[string]string) error {
 	target, _, ok := releaseOf(to)
 	if !ok {
 		return refuseVersion(fmt.Sprintf("%q is not a version of etcd", to), "choose one such as 3.5.16.")
@@ -106,14 +110,14 @@ func checkUpgrade(running []string, to string, auth, changing bool, nodes map[st
 	case target != oldest && target != next:
 		return refuseVersion(fmt.Sprintf("the cluster runs %s and %s is wanted: etcd goes one minor version at a time, and %s comes first", running[0], to, next),
 			fmt.Sprintf("set version to one of %s, apply, and go on from there.", next))
-	case target == next && auth && oldest == release{3, 4}:
+	case target == next && auth.on && oldest == release{3, 4}:
 		return refuseVersion(fmt.Sprintf("the cluster runs %s with authentication: members of 3.4 and 3.5 do not understand each other's log then, and it cannot be rolled to %s", running[0], to),
-			"the order that works is a second cluster: make one with the new version under another name, move Patroni over to it (paused, with etcd changed in its pgha_patroni_cluster), and destroy this one.")
+			fmt.Sprintf("the order that works: set auth = false and apply; set version = %q and apply; set auth = true and apply, twice: the first apply has the Patroni nodes log in again, the second one turns authentication on. Until then TLS is what keeps others out.", to))
 	case target == next && changing:
 		return refuseVersion(fmt.Sprintf("the cluster is to go from %s to %s, and its members are to change as well", oldest, target),
 			"apply the one first, then the other.")
 	}
-	if !auth || !RefusesOldPatroni(debver.Upstream(to)) {
+	if !auth.wanted || !RefusesOldPatroni(debver.Upstream(to)) {
 		return nil
 	}
 	var old []string

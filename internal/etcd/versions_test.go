@@ -59,7 +59,7 @@ func TestCheckUpgrade(t *testing.T) {
 		"no passwords":                    {running: "3.5.16", to: "3.5.30", nodes: old},
 		"all nodes are new":               {running: "3.5.16", to: "3.5.30", auth: true, nodes: map[string]string{"main/pg1": "4.1.1"}},
 	} {
-		err := checkUpgrade(strings.Fields(c.running), c.to, c.auth, c.changing, c.nodes)
+		err := checkUpgrade(strings.Fields(c.running), c.to, authentication{c.auth, c.auth}, c.changing, c.nodes)
 		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

@@ -11,10 +11,19 @@ package etcd
 func (d *Doer) votes(s Spec, f Facts) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.voting = nil
+	d.voting, d.login = nil, nil
 	if !f.formed() {
 		return
 	}
+	// Whoever has a password gives it: where authentication is off, etcd takes no
+	// notice. So it can be turned on and off.
+	login := false
+	for _, hosts := range []map[string]*HostFacts{f.Hosts, f.Leaving} {
+		for _, h := range hosts {
+			login = login || h.Credentials != nil
+		}
+	}
+	d.login = &login
 	d.voting = map[string]bool{}
 	for n, h := range f.Hosts {
 		if h.Recognised || h.Marker != nil && h.Marker.Bootstrapped {
@@ -49,4 +58,22 @@ func (d *Doer) passive(s Spec, a Access) map[string]bool {
 		return nil
 	}
 	return all
+}
+
+// logsIn reports whether to log in with a password.
+func (d *Doer) logsIn(s Spec) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.login == nil {
+		return s.Auth
+	}
+	return *d.login
+}
+
+// logIn has clients log in from now on.
+func (d *Doer) logIn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	yes := true
+	d.login = &yes
 }
