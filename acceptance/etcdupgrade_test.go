@@ -145,18 +145,18 @@ func TestEtcdUpgrade(t *testing.T) {
 		u.to(older)
 		order := u.turns(t)
 		first := order[0]
-		u.on(first, "chmod 600 /etc/pgha/etcd/dcs/server.key")
+		u.on(first, `mkdir -p /run/systemd/system/etcd.service.d && printf '[Service]\nExecStartPre=/bin/sh -c "echo the test forbids it >&2; exit 1"\n' >/run/systemd/system/etcd.service.d/test.conf && systemctl daemon-reload`)
 		o := u.TryApply(ctx)
 		if o.Code == 0 {
 			t.Errorf("it goes through:\n%s", o.Text)
 		}
-		has(t, o, "Unable to update etcd cluster dcs", first, "permission denied", fmt.Sprintf("set version = %q again", newer))
+		has(t, o, "Unable to update etcd cluster dcs", first, "the test forbids it", fmt.Sprintf("set version = %q again", newer))
 		for _, h := range order[1:] {
 			if v := u.etcdVersions(h)[h]; !strings.Contains(v, "\n"+newer+"\n") {
 				t.Errorf("after the failure on %s, %s runs %s", first, h, v)
 			}
 		}
-		u.on(first, "chmod 640 /etc/pgha/etcd/dcs/server.key")
+		u.on(first, "rm -r /run/systemd/system/etcd.service.d && systemctl daemon-reload")
 		// And back to where it came from.
 		u.to(newer)
 		u.Apply(ctx)
