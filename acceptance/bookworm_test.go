@@ -31,18 +31,6 @@ func TestBookworm(t *testing.T) {
 	s.NoChanges(ctx)
 	w := s.write()
 
-	t.Run("a version of etcd that there is no way to", func(t *testing.T) {
-		c := base
-		c.EtcdVersion = s.newest("etcd-server")
-		s.configure(c)
-		o := s.Plan(ctx)
-		if o.Code != 1 {
-			t.Errorf("it is planned: exit status %d", o.Code)
-		}
-		has(t, o, "members of 3.4 and 3.5 do not understand each other's log", "the order that works")
-		s.configure(base)
-	})
-
 	t.Run("a changed parameter", func(t *testing.T) {
 		changed := base
 		changed.Cluster = `synchronous_mode = "on"

@@ -219,6 +219,52 @@ func TestEtcdUpgrade(t *testing.T) {
 		u.check(t, newer)
 	})
 
+	t.Run("authentication off and on", func(t *testing.T) {
+		anybody := func(host string) string {
+			return u.on(host, `dir=/etc/pgha/etcd/dcs; ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert $dir/ca.crt --cert $dir/server.crt --key $dir/server.key get --keys-only /service/main/leader 2>&1 || true`)
+		}
+		for _, h := range u.all {
+			if got := anybody(h); !strings.Contains(got, "user name is empty") {
+				t.Errorf("before, without a password %s says %s", h, got)
+			}
+		}
+		u.base.Etcd = "auth = false"
+		u.configure(u.base)
+		has(t, u.Plan(ctx), "turn authentication off: whoever reaches the client port then reads and writes everything")
+		u.Apply(ctx)
+		u.check(t, newer)
+		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
+			t.Errorf("without authentication a key cannot be read: %s", got)
+		}
+		for _, h := range u.all {
+			u.on(h, "! grep -q 'username: patroni' /etc/patroni/config.yml")
+		}
+		u.base.Etcd = ""
+		u.configure(u.base)
+		has(t, u.Plan(ctx), "leave authentication off until the next apply: these do not log in yet: pg1 of main, pg2 of main, pg3 of main")
+		// The first apply is killed when one node logs in.
+		r := u.begin(ctx, "apply")
+		r.await(t, "patroni.reconfigure")
+		r.kill(syscall.SIGKILL)
+		r.end()
+		u.Apply(ctx)
+		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
+			t.Errorf("authentication is on after the first apply: %s", got)
+		}
+		has(t, u.Plan(ctx), "turn authentication on: every Patroni node logs in")
+		u.Apply(ctx)
+		for _, h := range u.all {
+			if got := anybody(h); !strings.Contains(got, "user name is empty") {
+				t.Errorf("without a password %s says %s", h, got)
+			}
+		}
+		u.eventually("Patroni to have gone on for longer than its ttl", time.Minute, func() func(context.Context) (bool, string) {
+			end := time.Now().Add(40 * time.Second)
+			return func(context.Context) (bool, string) { return time.Now().After(end), "" }
+		}())
+		u.check(t, newer)
+	})
+
 	u.w.Check(t)
 	t.Logf("the longest time without a row: %s", u.w.LongestGap())
 	u.Destroy(ctx)
@@ -254,15 +300,26 @@ func (u *upgrading) snapshotFiles() (list []string) {
 	return list
 }
 
-// From 3.4 to 3.5, without passwords, on Debian 12: until the last member has its
-// turn there is a way back, and then none.
+// From 3.4 to 3.5 on Debian 12, in the order that works: authentication is turned off
+// for it. Until the last member has had its turn there is a way back, and then none.
 func TestEtcdUpgradeLine(t *testing.T) {
 	t.Parallel()
 	cli.Binary(t)
-	u := newUpgrading(t, labhost.Options{Release: "bookworm"}, settings{Purge: true, Etcd: "auth = false"})
+	u := newUpgrading(t, labhost.Options{Release: "bookworm"}, settings{Purge: true})
 	ctx := t.Context()
 	older, newer := u.oldest("etcd-server"), u.newest("etcd-server")
 
+	u.to(newer)
+	o := u.Plan(ctx)
+	if o.Code != 1 {
+		t.Errorf("it is planned: exit status %d", o.Code)
+	}
+	has(t, o, "members of 3.4 and 3.5 do not understand each other's log", "the order that works: set auth = false")
+	u.base.Etcd = "auth = false"
+	u.to(older)
+	has(t, u.Plan(ctx), "turn authentication off")
+	u.Apply(ctx)
+	u.check(t, older)
 	u.to(newer)
 	has(t, u.Plan(ctx), "from then on the cluster is one of 3.5, and there is no way back but a snapshot")
 	order := u.turns(t)
@@ -289,11 +346,20 @@ func TestEtcdUpgradeLine(t *testing.T) {
 	u.Apply(ctx)
 	u.check(t, newer)
 	u.to(older)
-	o := u.Plan(ctx)
+	o = u.Plan(ctx)
 	if o.Code != 1 {
 		t.Errorf("the way back is planned: exit status %d", o.Code)
 	}
 	has(t, o, "no older line starts with it", "The way back is a snapshot from before")
+	// This Patroni could not log in to this etcd.
+	u.base.Etcd = ""
+	u.to(newer)
+	o = u.Plan(ctx)
+	if o.Code != 1 {
+		t.Errorf("authentication is planned: exit status %d", o.Code)
+	}
+	has(t, o, "Authentication of etcd cluster dcs cannot be changed now", "main/pg1 runs 3.0.2")
+	u.base.Etcd = "auth = false"
 	u.to(newer)
 	u.w.Check(t)
 	u.Destroy(ctx)

@@ -398,7 +398,7 @@ func (d *Doer) forget(ctx context.Context, s Spec, keys ...string) error {
 func Describe(p engine.Plan) []string {
 	var told engine.Plan
 	for _, s := range p.Steps() {
-		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || s.ID == "etcd.certificate" {
+		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || strings.HasPrefix(s.ID, "etcd.auth.") || s.ID == "etcd.certificate" {
 			told = told.Then(s)
 		}
 	}

@@ -97,6 +97,8 @@ type Record struct {
 	DeletionProtection bool   `json:"deletion_protection"`
 	// Released: the resource was destroyed and the data kept.
 	Released bool `json:"released,omitempty"`
+	// EtcdUser: the cluster has had a user in etcd.
+	EtcdUser bool `json:"etcd_user,omitempty"`
 	// Owned are the paths of the dynamic configuration that are managed;
 	// everything else in it was made by somebody else.
 	Owned []string `json:"owned,omitempty"`
@@ -189,6 +191,7 @@ type NodeRecord struct {
 	DataDir   string      `json:"data_dir"`
 	Major     int         `json:"major"`
 	Codename  string      `json:"codename"`
+	etcd.Login
 }
 
 // Known is what etcd knows about a cluster: our notes and Patroni's keys.

@@ -186,13 +186,15 @@ func (p clusterPlanner) plan() engine.Plan {
 	}
 	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) {
 		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Scope+" in etcd", engine.Safe, func(ctx context.Context) error {
-			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c}
+			// A new one gets its user in this run, or in the next one.
+			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth}
 			switch {
 			case r != nil:
-				record.UID = r.UID
+				record.UID, record.EtcdUser = r.UID, r.EtcdUser
 			case c.Adopted():
 				record.UID = c.UID
 			}
+			do.Known.Record = &record
 			return putJSON(ctx, do.KV, c.recordKey(), record)
 		}))
 	}
@@ -219,9 +221,18 @@ func (p clusterPlanner) plan() engine.Plan {
 		}))
 	}
 	login := k.Secrets == nil || anew && p.s.origin(k.Secrets).Etcd != k.Secrets.Origin.or(Origin{}).Etcd
-	if c.Etcd.Auth && (k.Record == nil || login || len(k.Authority) == 0 || k.ConfigRevision == 0) {
+	if c.Etcd.Auth && (k.Record == nil || !k.Record.EtcdUser || login || len(k.Authority) == 0 || k.ConfigRevision == 0) {
 		plan = plan.Then(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.Prefix()+" only", engine.Safe, func(ctx context.Context) error {
-			return do.KV.GrantUser(ctx, do.Known.Secrets.etcdUser(c), do.Known.Secrets.Etcd, c.Prefix())
+			if err := do.KV.GrantUser(ctx, do.Known.Secrets.etcdUser(c), do.Known.Secrets.Etcd, c.Prefix()); err != nil {
+				return err
+			}
+			record := *do.Known.Record
+			if record.EtcdUser {
+				return nil
+			}
+			record.EtcdUser = true
+			do.Known.Record = &record
+			return putJSON(ctx, do.KV, c.recordKey(), record)
 		}))
 	}
 	plan = plan.ThenPlan(p.config())

@@ -15,7 +15,7 @@ func TestClusterPlan(t *testing.T) {
 	cluster := exampleNode().Cluster
 	complete := func() Known {
 		return Known{
-			Record: &Record{UID: "uid", DeletionProtection: true, Owned: wanted.Paths(), Cluster: &cluster}, Secrets: &secrets, Authority: []byte("pem"),
+			Record: &Record{EtcdUser: true, UID: "uid", DeletionProtection: true, Owned: wanted.Paths(), Cluster: &cluster}, Secrets: &secrets, Authority: []byte("pem"),
 			Initialize: "7", Initialized: true, Config: wanted.Document(), ConfigRevision: 5,
 		}
 	}
@@ -37,6 +37,7 @@ func TestClusterPlan(t *testing.T) {
 		"complete":                         {want: ""},
 		"cut off after the record":         {known: func(k *Known) { k.Secrets, k.Authority, k.Config, k.ConfigRevision = nil, nil, nil, 0 }, want: "cluster.secrets, cluster.authority, cluster.etcd_user, cluster.config"},
 		"cut off before the configuration": {known: func(k *Known) { k.Config, k.ConfigRevision = nil, 0 }, want: "cluster.etcd_user, cluster.config"},
+		"never had a user in etcd":         {known: func(k *Known) { k.Record.EtcdUser = false }, want: "cluster.etcd_user"},
 		"released before":                  {known: func(k *Known) { k.Record.Released = true }, want: "cluster.release.undo, cluster.record"},
 		"protection is taken off":          {spec: func(s *ClusterSpec) { s.DeletionProtection = false }, want: "cluster.record"},
 		"a parameter by reload": {

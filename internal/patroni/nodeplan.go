@@ -236,6 +236,11 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 		plan = plan.Then(do.register(n, p.record()), do.reform(n))
 	case running && changed:
 		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
+		if r := p.record(); p.k != nil && n.Cluster.Etcd.Auth && !r.LogsIn {
+			// Only now: etcd shuts out whoever does not, once all say that they do.
+			r.LogsIn = true
+			plan = plan.Then(do.register(n, r))
+		}
 	case !running && f.Standalone != nil && f.Standalone.Online:
 		plan = plan.ThenPlan(p.takeOver())
 	case !running && (f.hasData(n) || p.k == nil):
@@ -289,7 +294,16 @@ func (p *nodePlanner) locked() bool {
 	return !member && len(p.f.Facts.Port(p.n.Cluster.APIPort)) == 0
 }
 
-func (p *nodePlanner) record() NodeRecord { return record(p.n, p.f) }
+// record is what is noted of the node in etcd. That it logs in there is said of one
+// that runs only when it has read its file with the password.
+func (p *nodePlanner) record() NodeRecord {
+	r := record(p.n, p.f)
+	r.LogsIn = p.n.Cluster.Etcd.Auth
+	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
+		r.LogsIn = r.LogsIn && p.k.Nodes[p.n.Name].LogsIn
+	}
+	return r
+}
 
 // packages installs what is pinned, exactly, and holds it.
 func (p *nodePlanner) packages() (engine.Plan, error) {

@@ -266,7 +266,6 @@ func TestFixedAttributes(t *testing.T) {
 			{s.dcs, with(s.etcd(), "client_port", 2399), "client_port"},
 			{s.dcs, with(s.etcd(), "peer_port", 2398), "peer_port"},
 			{s.dcs, with(s.etcd(), "tls", false), "tls"},
-			{s.dcs, with(s.etcd(), "auth", false), "auth"},
 			{s.dcs, with(s.etcd(), "version", "3.4.35"), "version"},
 			{s.cluster, with(s.patroni(), "scope", "other"), "scope"},
 			{s.cluster, with(s.patroni(), "namespace", "/db/"), "namespace"},

@@ -107,7 +107,7 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && known && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, version: !before.Version.Equal(m.Version), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
+		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
 	}
 }
 
@@ -125,7 +125,7 @@ func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
 }
 
 // asked is what a plan asks for that may not be had.
-type asked struct{ quota, members, version, timing bool }
+type asked struct{ quota, members, version, timing, auth bool }
 
 // preview asks the hosts and lists what an update would do to running members.
 // It only warns: what it says may have changed by the time of the apply, which
@@ -148,6 +148,9 @@ func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, asked asked, ui
 		return
 	case asked.version && errors.As(err, new(*etcd.VersionError)):
 		diags.AddAttributeError(path.Root("version"), "etcd cluster "+s.Name+" cannot be brought to version "+s.Version, r.S.Redact.Apply(problem.Details(err)))
+		return
+	case asked.auth:
+		diags.AddAttributeError(path.Root("auth"), "Authentication of etcd cluster "+s.Name+" cannot be changed now", r.S.Redact.Apply(problem.Details(err)))
 		return
 	case asked.members:
 		diags.AddAttributeError(path.Root("members"), "The members of etcd cluster "+s.Name+" cannot be changed like this", r.S.Redact.Apply(problem.Details(err)))
