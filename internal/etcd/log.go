@@ -14,8 +14,31 @@ const logLines = 500
 
 // telling picks what is worth reading from etcd's log, which is JSON: what it
 // complains of, without stacks, each complaint once, the newest last. If it
-// complains of nothing, its last lines.
+// complains of nothing, its last lines. What a process said that has been restarted
+// since is left out, if the one after it complains.
 func telling(lines []string) []string {
+	if picked, complains := pick(sinceStart(lines)); complains {
+		return picked
+	}
+	picked, _ := pick(lines)
+	return picked
+}
+
+// sinceStart are the lines since etcd was last started, or since the time before if
+// it has only just been.
+func sinceStart(lines []string) []string {
+	for i, l := range slices.Backward(lines) {
+		if !strings.HasPrefix(l, "Starting "+Unit) {
+			continue
+		}
+		if _, complains := pick(lines[i:]); complains {
+			return lines[i:]
+		}
+	}
+	return nil
+}
+
+func pick(lines []string) (picked []string, complains bool) {
 	var complaints, all []string
 	for _, l := range lines {
 		text, complains := readable(l)
@@ -28,11 +51,28 @@ func telling(lines []string) []string {
 			complaints = append(complaints, text)
 		}
 	}
-	picked := complaints
+	picked = complaints
 	if len(picked) == 0 {
 		picked = all
 	}
-	return picked[max(0, len(picked)-12):]
+	return picked[max(0, len(picked)-12):], len(complaints) > 0
+}
+
+// systemds begin what systemd says of a unit.
+var systemds = []string{"Starting ", "Started ", "Stopping ", "Stopped ", Unit + ": "}
+
+// complaint reports whether a line that is no JSON is one. etcd 3.4 marks each line
+// with a letter; what has no mark is no line of etcd's log, but what a program said
+// that ended before it had one.
+func complaint(line string) bool {
+	if _, rest, old := strings.Cut(line, " | "); old {
+		mark := line[len(line)-len(rest)-4]
+		return mark != 'I' && mark != 'D' && mark != 'N'
+	}
+	if slices.ContainsFunc(systemds, func(p string) bool { return strings.HasPrefix(line, p) }) {
+		return strings.Contains(line, "Failed with result")
+	}
+	return line != ""
 }
 
 // readable turns a line into words, and says whether it is a complaint. It is
@@ -44,7 +84,7 @@ func readable(line string) (text string, complains bool) {
 			return "", false
 		}
 		line = strings.TrimSpace(line)
-		return line, strings.HasPrefix(line, "panic:") || strings.Contains(line, "Failed with result")
+		return line, complaint(line)
 	}
 	level, _ := entry["level"].(string)
 	text = fmt.Sprintf("%s: %v", level, entry["msg"])

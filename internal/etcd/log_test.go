@@ -29,8 +29,31 @@ func TestTelling(t *testing.T) {
 	if d := cmp.Diff(want, telling(strings.Split(fullDisk+fullDisk+fullDisk, "\n"))); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	calm := []string{`{"level":"info","msg":"one"}`, "two"}
-	if d := cmp.Diff([]string{"info: one", "two"}, telling(calm)); d != "" {
+	calm := []string{`{"level":"info","msg":"one"}`, "Started etcd.service - etcd."}
+	if d := cmp.Diff([]string{"info: one", "Started etcd.service - etcd."}, telling(calm)); d != "" {
 		t.Errorf("without a complaint (-want +got):\n%s", d)
+	}
+}
+
+// What one process said as it ended is of no account for why the next one does not
+// start; how it ends again and again is.
+func TestTellingOfTheLastStart(t *testing.T) {
+	lines := strings.Split(`{"level":"warn","msg":"closed TCP streaming connection with remote peer"}
+Stopped etcd.service - etcd.
+Starting etcd.service - etcd...
+it is forbidden
+etcd.service: Control process exited, code=exited, status=1/FAILURE
+etcd.service: Failed with result 'exit-code'.
+etcd.service: Scheduled restart job, restart counter is at 1.
+Starting etcd.service - etcd...`, "\n")
+	if d := cmp.Diff([]string{"it is forbidden", "etcd.service: Failed with result 'exit-code'."}, telling(lines)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	old := []string{
+		"Starting etcd.service - etcd...", "2026-11-29 14:00:00.000000 I | etcdmain: Git SHA: Not provided", "2026-11-29 14:00:00.000001 W | etcdmain: found invalid file",
+		"2026-11-29 14:00:00.000002 C | etcdmain: cannot access data directory",
+	}
+	if d := cmp.Diff(old[2:], telling(old)); d != "" {
+		t.Errorf("of 3.4 (-want +got):\n%s", d)
 	}
 }
