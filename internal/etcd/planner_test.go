@@ -39,8 +39,6 @@ func fleet(t *testing.T, complete bool, test func(t *testing.T, f *fakefleet.Fle
 	})
 }
 
-const dir = "/etc/pgha/etcd/dcs"
-
 // State in, steps out.
 func TestPlan(t *testing.T) {
 	lanes := func(steps string) string {

@@ -38,7 +38,7 @@ func TestLostCredentials(t *testing.T) {
 func TestAuthenticationOffAndOn(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, f *fakefleet.Fleet) {
 		s := f.EtcdSpec()
-		p := applyEtcd(t, f, "creator", s)
+		applyEtcd(t, f, "creator", s)
 		put := func(key, value string) {
 			t.Helper()
 			f.Do(func() { f.Etcd.Stores()[0].Put(key, value, nil) })
@@ -47,7 +47,7 @@ func TestAuthenticationOffAndOn(t *testing.T) {
 		put("/pgha/patroni/service/main/nodes/pg1", `{"name":"pg1","etcd_login":true}`)
 		off := s
 		off.Auth = false
-		p = applyEtcd(t, f, "off", off)
+		p := applyEtcd(t, f, "off", off)
 		if steps := p.Steps(); !slices.Equal(steps, []string{"etcd.auth.off@"}) {
 			t.Errorf("steps %v", steps)
 		}
