@@ -224,7 +224,7 @@ func TestEtcdUpgrade(t *testing.T) {
 			return u.on(host, `dir=/etc/pgha/etcd/dcs; ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert $dir/ca.crt --cert $dir/server.crt --key $dir/server.key get --keys-only /service/main/leader 2>&1 || true`)
 		}
 		for _, h := range u.all {
-			if got := anybody(h); !strings.Contains(got, "user name is empty") {
+			if got := anybody(h); !strings.Contains(got, "permission denied") {
 				t.Errorf("before, without a password %s says %s", h, got)
 			}
 		}
@@ -237,7 +237,7 @@ func TestEtcdUpgrade(t *testing.T) {
 			t.Errorf("without authentication a key cannot be read: %s", got)
 		}
 		for _, h := range u.all {
-			u.on(h, "! grep -q 'username: patroni' /etc/patroni/config.yml")
+			u.on(h, "! sed -n '/^etcd3:/,/^[a-z]/p' /etc/patroni/config.yml | grep -q username")
 		}
 		u.base.Etcd = ""
 		u.configure(u.base)
@@ -254,7 +254,7 @@ func TestEtcdUpgrade(t *testing.T) {
 		has(t, u.Plan(ctx), "turn authentication on: every Patroni node logs in")
 		u.Apply(ctx)
 		for _, h := range u.all {
-			if got := anybody(h); !strings.Contains(got, "user name is empty") {
+			if got := anybody(h); !strings.Contains(got, "permission denied") {
 				t.Errorf("without a password %s says %s", h, got)
 			}
 		}
