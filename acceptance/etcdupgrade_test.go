@@ -220,6 +220,8 @@ func TestEtcdUpgrade(t *testing.T) {
 	})
 
 	t.Run("authentication off and on", func(t *testing.T) {
+		u.to(newer)
+		u.Apply(ctx)
 		anybody := func(host string) string {
 			return u.on(host, `dir=/etc/pgha/etcd/dcs; ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert $dir/ca.crt --cert $dir/server.crt --key $dir/server.key get --keys-only /service/main/leader 2>&1 || true`)
 		}
