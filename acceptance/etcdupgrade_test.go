@@ -95,9 +95,65 @@ func newUpgrading(t *testing.T, o labhost.Options, base settings) *upgrading {
 func TestEtcdUpgrade(t *testing.T) {
 	t.Parallel()
 	cli.Binary(t)
-	u := newUpgrading(t, labhost.Options{}, settings{Purge: true, Patroni: "4.1.5"})
+	u := newUpgrading(t, labhost.Options{}, settings{Purge: true, Patroni: "4.1.5", Etcd: "auth = false"})
 	ctx := t.Context()
 	older, newer := u.oldest("etcd-server"), u.newest("etcd-server")
+
+	t.Run("authentication on and off", func(t *testing.T) {
+		anybody := func(host string) string {
+			return u.on(host, `dir=/etc/pgha/etcd/dcs; ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert $dir/ca.crt --cert $dir/server.crt --key $dir/server.key get --keys-only /service/main/leader 2>&1 || true`)
+		}
+		logsIn := func(host string) bool {
+			return u.on(host, "sed -n '/^etcd3:/,/^[a-z]/p' /etc/patroni/config.yml | grep -c 'username: patroni.main' || true") == "1"
+		}
+		// longer waits for longer than Patroni's ttl, and looks at everything then.
+		longer := func() {
+			u.eventually("Patroni to have gone on for longer than its ttl", time.Minute, func() func(context.Context) (bool, string) {
+				end := time.Now().Add(40 * time.Second)
+				return func(context.Context) (bool, string) { return time.Now().After(end), "" }
+			}())
+			u.check(t, older)
+		}
+		u.base.Etcd = ""
+		u.to(older)
+		has(t, u.Plan(ctx), "leave authentication off until the next apply: these do not log in yet: pg1 of main, pg2 of main, pg3 of main")
+		// The first apply is killed when one node logs in.
+		r := u.begin(ctx, "apply")
+		r.await(t, "patroni.reconfigure")
+		r.kill(syscall.SIGKILL)
+		r.end()
+		u.Apply(ctx)
+		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
+			t.Errorf("authentication is on after the first apply: %s", got)
+		}
+		has(t, u.Plan(ctx), "turn authentication on: every Patroni node logs in")
+		u.Apply(ctx)
+		for _, h := range u.all {
+			if got := anybody(h); !strings.Contains(got, "permission denied") || !logsIn(h) {
+				t.Errorf("without a password %s says %s", h, got)
+			}
+		}
+		longer()
+		u.base.Etcd = "auth = false"
+		u.to(older)
+		has(t, u.Plan(ctx), "turn authentication off: whoever reaches the client port then reads and writes everything")
+		u.Apply(ctx)
+		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
+			t.Errorf("without authentication a key cannot be read: %s", got)
+		}
+		// Tokens from before are of no use to a member that was restarted.
+		u.on(u.etcdFollower(), "systemctl restart etcd")
+		longer()
+		u.base.Etcd = ""
+		u.to(older)
+		u.Apply(ctx) // all log in as before
+		for _, h := range u.all {
+			if got := anybody(h); !strings.Contains(got, "permission denied") {
+				t.Errorf("without a password %s says %s", h, got)
+			}
+		}
+		longer()
+	})
 
 	t.Run("a version that nobody has tried", func(t *testing.T) {
 		for version, says := range map[string]string{"3.6.4": "never tried with this release", "3.5.2": "can corrupt its data", "3.4.23": "no older line starts with it"} {
@@ -216,54 +272,6 @@ func TestEtcdUpgrade(t *testing.T) {
 		if code, text := r.end(); code != 0 {
 			t.Errorf("the first one ended with %d:\n%s", code, text)
 		}
-		u.check(t, newer)
-	})
-
-	t.Run("authentication off and on", func(t *testing.T) {
-		u.to(newer)
-		u.Apply(ctx)
-		anybody := func(host string) string {
-			return u.on(host, `dir=/etc/pgha/etcd/dcs; ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert $dir/ca.crt --cert $dir/server.crt --key $dir/server.key get --keys-only /service/main/leader 2>&1 || true`)
-		}
-		for _, h := range u.all {
-			if got := anybody(h); !strings.Contains(got, "permission denied") {
-				t.Errorf("before, without a password %s says %s", h, got)
-			}
-		}
-		u.base.Etcd = "auth = false"
-		u.configure(u.base)
-		has(t, u.Plan(ctx), "turn authentication off: whoever reaches the client port then reads and writes everything")
-		u.Apply(ctx)
-		u.check(t, newer)
-		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
-			t.Errorf("without authentication a key cannot be read: %s", got)
-		}
-		for _, h := range u.all {
-			u.on(h, "! sed -n '/^etcd3:/,/^[a-z]/p' /etc/patroni/config.yml | grep -q username")
-		}
-		u.base.Etcd = ""
-		u.configure(u.base)
-		has(t, u.Plan(ctx), "leave authentication off until the next apply: these do not log in yet: pg1 of main, pg2 of main, pg3 of main")
-		// The first apply is killed when one node logs in.
-		r := u.begin(ctx, "apply")
-		r.await(t, "patroni.reconfigure")
-		r.kill(syscall.SIGKILL)
-		r.end()
-		u.Apply(ctx)
-		if got := anybody("pg1"); !strings.Contains(got, "/service/main/leader") {
-			t.Errorf("authentication is on after the first apply: %s", got)
-		}
-		has(t, u.Plan(ctx), "turn authentication on: every Patroni node logs in")
-		u.Apply(ctx)
-		for _, h := range u.all {
-			if got := anybody(h); !strings.Contains(got, "permission denied") {
-				t.Errorf("without a password %s says %s", h, got)
-			}
-		}
-		u.eventually("Patroni to have gone on for longer than its ttl", time.Minute, func() func(context.Context) (bool, string) {
-			end := time.Now().Add(40 * time.Second)
-			return func(context.Context) (bool, string) { return time.Now().After(end), "" }
-		}())
 		u.check(t, newer)
 	})
 

@@ -119,6 +119,10 @@ type Secrets struct {
 	// with: a new password comes with a new user, so that no node ever holds a
 	// login that etcd rejects.
 	EtcdUser string `json:"etcd_user,omitempty"`
+	// LogsIn: the cluster has a user in etcd, whether authentication is on or not.
+	// Its nodes go on giving it: a Patroni that has logged in before and cannot
+	// any more is refused by an etcd without authentication, for its old token.
+	LogsIn bool `json:"-"`
 	// Origin says where each of them is from.
 	Origin Origin `json:"origin"`
 }
@@ -291,6 +295,11 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			var n NodeRecord
 			read(e, &n)
 			k.Nodes[name] = n
+		}
+	}
+	for _, s := range []*Secrets{k.Secrets, k.Next} {
+		if s != nil && k.Record != nil {
+			s.LogsIn = k.Record.EtcdUser
 		}
 	}
 	theirs, err := kv.List(ctx, c.Prefix())

@@ -48,7 +48,7 @@ func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) err
 				if err := do.KV.DeletePrefix(ctx, c.Prefix()); err != nil {
 					return err
 				}
-				if c.Etcd.Auth {
+				if c.Etcd.Auth || do.Known.Record.EtcdUser {
 					for _, user := range []string{c.etcdUser(), Secrets{}.otherEtcdUser(c)} {
 						if err := do.KV.DropUser(ctx, user); err != nil {
 							return err

@@ -216,7 +216,7 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 		f.Etcd3.Protocol = "https"
 		f.Etcd3.CACert, f.Etcd3.Cert, f.Etcd3.Key = c.etcdAuthorityPath(), n.etcdLeaf().Certificate, n.etcdLeaf().Key
 	}
-	if c.Etcd.Auth {
+	if c.Etcd.Auth || s.LogsIn {
 		f.Etcd3.Username, f.Etcd3.Password = s.etcdUser(c), s.Etcd
 	}
 	if bootstrapping {

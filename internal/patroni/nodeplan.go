@@ -236,7 +236,7 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 		plan = plan.Then(do.register(n, p.record()), do.reform(n))
 	case running && changed:
 		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
-		if r := p.record(); p.k != nil && n.Cluster.Etcd.Auth && !r.LogsIn {
+		if r := p.record(); p.k != nil && p.logsIn() && !r.LogsIn {
 			// Only now: etcd shuts out whoever does not, once all say that they do.
 			r.LogsIn = true
 			plan = plan.Then(do.register(n, r))
@@ -294,11 +294,16 @@ func (p *nodePlanner) locked() bool {
 	return !member && len(p.f.Facts.Port(p.n.Cluster.APIPort)) == 0
 }
 
+// logsIn reports whether the node has a user and a password for etcd.
+func (p *nodePlanner) logsIn() bool {
+	return p.n.Cluster.Etcd.Auth || p.k != nil && p.k.Secrets != nil && p.k.Secrets.LogsIn
+}
+
 // record is what is noted of the node in etcd. That it logs in there is said of one
 // that runs only when it has read its file with the password.
 func (p *nodePlanner) record() NodeRecord {
 	r := record(p.n, p.f)
-	r.LogsIn = p.n.Cluster.Etcd.Auth
+	r.LogsIn = p.logsIn()
 	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
 		r.LogsIn = r.LogsIn && p.k.Nodes[p.n.Name].LogsIn
 	}

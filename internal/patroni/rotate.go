@@ -74,7 +74,7 @@ func (s ClusterSpec) next(have Secrets) Secrets {
 			*a.password = etcd.NewPassword()
 		}
 	}
-	if was.Etcd != next.Origin.Etcd && s.Cluster.Etcd.Auth {
+	if was.Etcd != next.Origin.Etcd && (s.Cluster.Etcd.Auth || have.LogsIn) {
 		next.Etcd, next.EtcdUser = etcd.NewPassword(), have.otherEtcdUser(s.Cluster)
 	}
 	return next

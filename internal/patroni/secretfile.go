@@ -23,7 +23,7 @@ func (c Cluster) withSecrets(content []byte, s Secrets) ([]byte, error) {
 		"postgresql.authentication.replication.password": s.Replication,
 		"postgresql.authentication.rewind.password":      s.Rewind,
 	}
-	if c.Etcd.Auth {
+	if c.Etcd.Auth || s.LogsIn {
 		values["etcd3.username"], values["etcd3.password"] = s.etcdUser(c), s.Etcd
 	}
 	for _, path := range sortedKeys(values) {

@@ -67,7 +67,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"auth": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-				MarkdownDescription: "Users and passwords: one user for the provider, and one for each Patroni cluster that may see its own keys only; true by default. Turning it off takes one apply; whoever reaches the client port (with `tls`: and has a certificate) may then do everything. Turning it on takes two, so that nobody is shut out: the first one has the Patroni nodes log in, which etcd takes no notice of yet; the next one turns it on, and names for whom it waits if some do not log in. Nothing is restarted.",
+				MarkdownDescription: "Users and passwords: one user for the provider, and one for each Patroni cluster that may see its own keys only; true by default. Turning it off takes one apply; whoever reaches the client port (with `tls`: and has a certificate) may then do everything. Turning it on takes two where Patroni nodes have never logged in, so that nobody is shut out: the first one has them log in, which etcd takes no notice of yet; the next one turns it on, and names for whom it waits if some do not log in. Nothing is restarted.",
 			},
 			"heartbeat_interval": schema.StringAttribute{
 				CustomType: customtypes.DurationType, Optional: true, Computed: true,
