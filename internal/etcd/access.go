@@ -38,6 +38,9 @@ type Access struct {
 	TLS, Auth  bool
 	ClientPort int
 	Members    map[string]Member
+	// Authority is the name of the certificate authority that is wanted, which
+	// those who use the cluster have to hear of; empty for whichever there is.
+	Authority string
 	// Passive are members that can be asked about themselves and nothing else: they
 	// do not vote yet, or are away. They refuse whatever else a client asks.
 	Passive map[string]bool
@@ -45,7 +48,7 @@ type Access struct {
 
 // Access is how to reach the cluster that the spec describes.
 func (s Spec) Access() Access {
-	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members}
+	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members, Authority: s.Authority}
 }
 
 // reach is how to reach all members that there may be, those too that are to
@@ -274,7 +277,7 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, error) {
 	res, err := h.Run(ctx, host.Cmd{
 		Name: "etcd.session", Script: pki.Script(scripts, "scripts/session.sh"),
-		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject},
+		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject, nextAuthority(a.Name).Path(), Spec{Name: a.Name}.authorityPath()},
 		Stdin: request, Sensitive: true,
 	})
 	if err != nil {
@@ -293,7 +296,9 @@ func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, 
 				return session{}, fmt.Errorf("host %s: %s cannot be read: %w", h.Name(), credentialsPath(a.Name), err)
 			}
 		case "authority":
-			s.authority = b
+			s.authority = pki.Bundle(b, s.authority)
+		case "trusted":
+			s.authority = pki.Bundle(s.authority, b)
 		case "certificate":
 			s.certificate = b
 		}

@@ -3,6 +3,7 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
@@ -40,6 +41,9 @@ func (s Spec) renewBefore() time.Duration {
 func (p *planner) authority() engine.Plan {
 	if !p.s.TLS {
 		return engine.Plan{}
+	}
+	if p.rotation.on() {
+		return p.rotateAuthority()
 	}
 	holder := ""
 	var from host.Host
@@ -92,17 +96,26 @@ func (p *planner) certificates(name string) engine.Plan {
 	if !p.s.TLS {
 		return plan
 	}
-	h, authority := p.f.Hosts[name], p.anyAuthority()
-	if authority == nil || h.Facts.Path(p.s.authorityPath()).SHA256 != (remote.File{Content: authority}).SHA256() {
+	h, authority, r := p.f.Hosts[name], p.anyAuthority(), p.rotation
+	switch {
+	case r.on():
+		authority = pki.Bundle(r.fresh, r.old)
+		if !r.withdraw || !slices.Contains(p.stay, name) || !h.Facts.Unit(Unit).Running() {
+			plan = plan.ThenPlan(p.trust(name))
+		}
+	case authority == nil || h.Facts.Path(p.s.authorityPath()).SHA256 != (remote.File{Content: authority}).SHA256():
 		plan = plan.Then(p.do.writeAuthority(p.s, name))
 	}
 	for _, l := range p.s.leaves(name) {
 		why := l.Check(h.Facts.Path(l.Certificate).Content, authority, p.now, p.s.renewBefore())
+		if why == "" {
+			why = r.foreign(h.Facts.Path(l.Certificate).Content)
+		}
 		if !h.Facts.Path(l.Key).Exists() {
 			why = "there is no key"
 		}
 		if why != "" {
-			plan = plan.Then(p.do.issue(p.s, name, l, why))
+			plan = plan.Then(p.do.issue(p.s, name, p.signer(h), l, why))
 		}
 	}
 	return plan

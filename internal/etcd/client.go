@@ -66,8 +66,8 @@ type Client interface {
 
 	Space
 
-	// Authority is the certificate of the cluster's authority in PEM, empty
-	// without TLS.
+	// Authority are the certificates of the authorities that the members trust, in
+	// PEM, empty without TLS. The first signs; another one is on its way in or out.
 	Authority() []byte
 
 	Close() error

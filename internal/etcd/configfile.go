@@ -123,7 +123,9 @@ func (s settings) read(at, name string, v *yaml.Node, known map[kind][]string, u
 		v = v.Alias
 	}
 	key := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	bad := func(what string) error { return fmt.Errorf("line %d: %s is %q, which is %s", v.Line, at, v.Value, what) }
+	bad := func(what string) error {
+		return fmt.Errorf("line %d: %s is %q, which is %s", v.Line, at, v.Value, what)
+	}
 	own := at[strings.LastIndexByte(at, '.')+1:]
 	for k, names := range known {
 		if !slices.Contains(names, own) {

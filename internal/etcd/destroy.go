@@ -68,7 +68,11 @@ func destroyLane(s Spec, n string, h *HostFacts, purge bool, before engine.Plan,
 				return remote.PurgeTree(ctx, h, dataDir)
 			}),
 			step("etcd.purge.files", "delete the cluster's certificates, keys and settings", engine.Destructive, func(ctx context.Context, h host.Host) error {
-				for _, path := range []string{Authority(s.Name).Path(), Dir(s.Name)} {
+				paths := []string{Dir(s.Name)}
+				for _, a := range s.authorities() {
+					paths = append(paths, a.Path())
+				}
+				for _, path := range paths {
 					if err := remote.PurgeTree(ctx, h, path); err != nil {
 						return err
 					}

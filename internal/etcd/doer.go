@@ -100,7 +100,9 @@ func (d *Doer) hold(s Spec, name string, packages []string) engine.Step {
 
 func (d *Doer) createAuthority(s Spec, name string) engine.Step {
 	return d.step(s, name, "etcd.authority", "make the certificate authority of the etcd cluster", engine.Safe, func(ctx context.Context) error {
-		_, err := Authority(s.Name).Create(ctx, d.host(s, name))
+		a := Authority(s.Name)
+		a.Subject = s.subject()
+		_, err := a.Create(ctx, d.host(s, name))
 		return err
 	})
 }
@@ -126,10 +128,10 @@ func (d *Doer) writeAuthority(s Spec, name string) engine.Step {
 	})
 }
 
-func (d *Doer) issue(s Spec, name string, l pki.Leaf, why string) engine.Step {
+func (d *Doer) issue(s Spec, name string, by pki.Authority, l pki.Leaf, why string) engine.Step {
 	return d.step(s, name, "etcd.certificate", "issue "+l.Certificate+" ("+why+")", engine.Safe, func(ctx context.Context) error {
 		h := d.host(s, name)
-		return Authority(s.Name).Issue(ctx, h, h, l)
+		return by.Issue(ctx, h, h, l)
 	})
 }
 

@@ -38,6 +38,9 @@ type Facts struct {
 	AuthOn       bool
 	ShutOut      bool
 	NotLoggingIn []string
+
+	// Clients are the nodes of Patroni on the cluster, nil if it was not asked.
+	Clients []ClientFacts
 }
 
 // HostFacts is what was found on one member's host.
@@ -48,8 +51,11 @@ type HostFacts struct {
 	// Credentials are secrets, nil if they are not on this host.
 	Credentials *Credentials
 	// Authority is the certificate of the cluster's authority, if this host
-	// holds it.
-	Authority []byte
+	// holds it. While it is being replaced, Next is the one that comes and Old the
+	// one that goes. Trusted are those that the member trusts, or will once it is
+	// started again.
+	Authority, Next, Old []byte
+	Trusted              []byte
 
 	// Kept are the authorities of Patroni clusters that are on the host.
 	Kept []string
@@ -133,7 +139,10 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	s.probeSnapshots(&p)
 	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
 	if s.TLS {
-		p.Content(Authority(s.Name).CertificatePath()).Path(Authority(s.Name).Path() + "/ca.key").Path(s.authorityPath())
+		for _, a := range s.authorities() {
+			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")
+		}
+		p.Content(s.authorityPath())
 		for _, l := range s.leaves(name) {
 			p.Path(l.Key).Content(l.Certificate)
 		}
@@ -146,8 +155,13 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if hf.Marker, err = readMarker(facts); err != nil {
 		return nil, err
 	}
-	if s.TLS && facts.Path(Authority(s.Name).Path()+"/ca.key").Exists() {
-		hf.Authority = facts.Path(Authority(s.Name).CertificatePath()).Content
+	if s.TLS {
+		hf.Trusted = facts.Path(s.authorityPath()).Content
+		for i, into := range []*[]byte{&hf.Authority, &hf.Next, &hf.Old} {
+			if a := s.authorities()[i]; facts.Path(a.Path() + "/ca.key").Exists() {
+				*into = facts.Path(a.CertificatePath()).Content
+			}
+		}
 	}
 	hf.DataDir, hf.Data = s.DataDir(), facts.Path(s.DataDir()+"/member")
 	if !s.Adopted() {

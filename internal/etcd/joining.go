@@ -396,13 +396,14 @@ func (d *Doer) forget(ctx context.Context, s Spec, keys ...string) error {
 // Describe lists the steps of a plan that people have to know of: what running
 // members notice, who joins and leaves, and which certificates are made.
 func Describe(p engine.Plan) []string {
-	var told engine.Plan
+	told := map[string]bool{"etcd.authority.next": true, "etcd.authority.promote": true, "etcd.authority.withdraw": true, "etcd.authority.wait": true}
+	var list engine.Plan
 	for _, s := range p.Steps() {
-		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || strings.HasPrefix(s.ID, "etcd.auth.") || s.ID == "etcd.certificate" {
-			told = told.Then(s)
+		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || strings.HasPrefix(s.ID, "etcd.auth.") || s.ID == "etcd.certificate" || told[s.ID] {
+			list = list.Then(s)
 		}
 	}
-	return told.Describe(engine.Safe)
+	return list.Describe(engine.Safe)
 }
 
 // joiningKey is where it is noted in etcd that a member is being added.

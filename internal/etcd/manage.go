@@ -84,8 +84,11 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := engine.Run(ctx, plan, m.Observe); err != nil || !f.formed() || f.Live != nil {
+	if err := engine.Run(ctx, plan, m.Observe); err != nil {
 		return uid, err
+	}
+	if !f.formed() || f.Live != nil {
+		return uid, m.goOn(ctx, s, uid, plan)
 	}
 	// Now that what was down has been started, the cluster answers, and members can
 	// join and leave.
@@ -102,7 +105,10 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 	if plan, err = Plan(s, f, uid, m.Now(), m.Doer); err != nil {
 		return "", err
 	}
-	return uid, engine.Run(ctx, plan, m.Observe)
+	if err := engine.Run(ctx, plan, m.Observe); err != nil {
+		return uid, err
+	}
+	return uid, m.goOn(ctx, s, uid, plan)
 }
 
 // ask adds to the facts what the cluster itself says, if it was ever complete.
@@ -120,6 +126,9 @@ func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
 	}
 	joining, err := c.List(ctx, joiningPrefix(s))
 	if err != nil {
+		return err
+	}
+	if f.Clients, err = clients(ctx, c); err != nil {
 		return err
 	}
 	f.Live, f.Joining = live, map[string]bool{}
@@ -410,4 +419,27 @@ func answerTime(ctx context.Context, h host.Host, address string, port int) time
 		}
 	}
 	return best
+}
+
+// goOn plans again and runs that, as long as a plan has brought the replacement of
+// the authority to where more can be done at once.
+func (m *Manager) goOn(ctx context.Context, s Spec, uid string, plan engine.Plan) error {
+	for goesOn(plan) {
+		f := Probe(ctx, m.Doer.Fleet, s)
+		if err := f.Err(); err != nil {
+			return err
+		}
+		m.Doer.votes(s, f)
+		if err := m.ask(ctx, s, &f); err != nil {
+			return err
+		}
+		var err error
+		if plan, err = Plan(s, f, uid, m.Now(), m.Doer); err != nil {
+			return err
+		}
+		if err := engine.Run(ctx, plan, m.Observe); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -49,6 +49,7 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.findUpgrades(); err != nil {
 		return engine.Plan{}, err
 	}
+	p.findRotation()
 	return p.plan()
 }
 
@@ -161,6 +162,9 @@ type planner struct {
 	stale   map[string]bool // members whose hosts have data of a membership that is over
 
 	upgrades map[string]*upgrade // members that need another version
+
+	rotation rotation // of the authority
+	made     []byte   // the authority that was made when the plan ran
 }
 
 // findCredentials returns those that are there. A cluster that was formed and
@@ -235,8 +239,16 @@ func (p *planner) plan() (engine.Plan, error) {
 			restart = append(restart, n)
 		}
 	}
-	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenPlan(p.keep()).ThenParallel(configure...).ThenParallel(start...)
-	if len(start) > 0 || !p.formed() || p.lockedOut() {
+	plan := engine.Plan{}.ThenParallel(prepare...).ThenPlan(p.authority()).ThenPlan(p.keep())
+	if p.rotation.dead {
+		plan = plan.ThenPlan(p.promote())
+	}
+	plan = plan.ThenParallel(configure...).ThenParallel(start...)
+	if marker := func(name string) Marker { return p.marker(name, p.formed()) }; p.rotation.dead && !p.asked {
+		plan = plan.ThenPlan(p.do.restartAll(p.s, restart, marker))
+		restart = nil
+	}
+	if len(start) > 0 || !p.formed() || p.lockedOut() || p.rotation.dead && !p.asked {
 		plan = plan.Then(p.do.healthy(p.well(), p.f.Space.has(NoSpace)))
 	}
 	if p.s.Auth && !p.formed() {
@@ -246,8 +258,12 @@ func (p *planner) plan() (engine.Plan, error) {
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	plan = plan.ThenPlan(p.turnsOff()).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace())
+	plan = plan.ThenPlan(p.turnsOff()).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace()).ThenPlan(p.shrink())
 	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade())
+	if !p.rotation.dead {
+		roll = roll.ThenPlan(p.promote())
+	}
+	roll = roll.ThenPlan(p.withdraw())
 	if p.fewer() {
 		plan = plan.ThenPlan(p.endAlarms()).ThenPlan(p.membership()).ThenPlan(roll)
 	} else {
@@ -260,7 +276,7 @@ func (p *planner) plan() (engine.Plan, error) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
-	return plan.ThenParallel(marked...), nil
+	return plan.ThenParallel(marked...).ThenPlan(p.remaining()), nil
 }
 
 // fewer reports whether the cluster is so small for now that taking a member out of
@@ -320,6 +336,13 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 func (p *planner) configure(name string) (engine.Plan, error) {
 	h := p.f.Hosts[name]
 	var plan engine.Plan
+	if m := h.Marker; m != nil && !m.RestartDue && h.Facts.Unit(Unit).Running() && p.changed(name) {
+		due := p.marker(name, m.Bootstrapped)
+		due.RestartDue = true
+		plan = plan.Then(p.do.step(p.s, name, "etcd.mark.restart", "note that the member has to be restarted", engine.Safe, func(ctx context.Context) error {
+			return remote.WriteFile(ctx, p.do.host(p.s, name), due.file())
+		}))
+	}
 	if p.s.Auth && (p.credentials != nil || !p.formed() || p.asked) && (h.Credentials == nil || p.credentials == nil || *h.Credentials != *p.credentials) {
 		plan = plan.Then(p.do.writeCredentials(p.s, name, p.credentials))
 	}
@@ -328,13 +351,6 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 		plan = plan.Then(p.do.makeDataDir(p.s, name))
 	}
 	reload := h.Facts.Unit(Unit).NeedsReload
-	if m := h.Marker; m != nil && !m.RestartDue && h.Facts.Unit(Unit).Running() && p.changed(name) {
-		due := p.marker(name, m.Bootstrapped)
-		due.RestartDue = true
-		plan = plan.Then(p.do.step(p.s, name, "etcd.mark.restart", "note that the member has to be restarted", engine.Safe, func(ctx context.Context) error {
-			return remote.WriteFile(ctx, p.do.host(p.s, name), due.file())
-		}))
-	}
 	files := p.files(name)
 	if !p.formed() && !h.Data.Exists() {
 		files = append(files, p.s.initialFile(name, p.uid, nil))
@@ -366,7 +382,7 @@ func (p *planner) changed(name string) bool {
 			return true
 		}
 	}
-	return h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
+	return p.distrusts(name) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
 }
 
 // files are a member's files. One that was adopted keeps those that it has until

@@ -59,6 +59,10 @@ type Spec struct {
 	// pki.RenewBefore.
 	RenewBefore time.Duration
 
+	// Authority names the certificate authority that is wanted: another name is
+	// another authority. Empty is whichever there is.
+	Authority string
+
 	// Snapshots are taken by a timer on the hosts; nil if they are not.
 	Snapshots *Snapshots
 }

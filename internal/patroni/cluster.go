@@ -196,6 +196,7 @@ type NodeRecord struct {
 	Major     int         `json:"major"`
 	Codename  string      `json:"codename"`
 	etcd.Login
+	etcd.ClientTrust
 }
 
 // Known is what etcd knows about a cluster: our notes and Patroni's keys.

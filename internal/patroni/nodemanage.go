@@ -277,7 +277,11 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 			}
 		}
 	}
-	plan, err := NodePlan(wanted, f, nil, nil, m.Now(), do)
+	var etcdAuthority []byte
+	if n.Cluster.Etcd.TLS && f.Foreign == nil {
+		etcdAuthority = n.Cluster.Etcd.Trusted(ctx, m.Fleet)
+	}
+	plan, err := NodePlan(wanted, f, nil, etcdAuthority, m.Now(), do)
 	switch {
 	case err != nil:
 		var p *problem.Error

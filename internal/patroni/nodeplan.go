@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
@@ -29,7 +30,10 @@ func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time
 		}
 	}
 	if k == nil {
-		p.authority, p.etcdAuthority = f.Facts.Path(n.Cluster.authorityPath()).Content, f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
+		p.authority = f.Facts.Path(n.Cluster.authorityPath()).Content
+		if len(etcdAuthority) == 0 {
+			p.etcdAuthority = f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
+		}
 	} else {
 		p.authority = k.Authority
 	}
@@ -252,6 +256,9 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	if running && f.Broken != "" {
 		plan = plan.Then(do.reinitialise(n, f.Broken))
 	}
+	if running && !changed && p.marked() && p.unnoted() {
+		plan = plan.Then(do.register(n, p.record()))
+	}
 	if !p.marked() || due && p.k != nil {
 		if running && !changed && !p.marked() {
 			plan = plan.Then(do.register(n, p.record()), do.member(n))
@@ -300,14 +307,29 @@ func (p *nodePlanner) logsIn() bool {
 }
 
 // record is what is noted of the node in etcd. That it logs in there is said of one
-// that runs only when it has read its file with the password.
+// that runs only when it has read its file with the password. Whoever replaces
+// etcd's authority goes by what it says of certificates, which are in place when it
+// is written.
 func (p *nodePlanner) record() NodeRecord {
 	r := record(p.n, p.f)
 	r.LogsIn = p.logsIn()
 	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
 		r.LogsIn = r.LogsIn && p.k.Nodes[p.n.Name].LogsIn
 	}
+	if p.n.Cluster.Etcd.TLS && !p.n.Cluster.Adopted() {
+		r.ClientTrust = etcd.TrustOf(p.etcdAuthority)
+	}
 	return r
+}
+
+// unnoted reports whether etcd does not know yet which of its authorities the node
+// trusts.
+func (p *nodePlanner) unnoted() bool {
+	if p.k == nil {
+		return false
+	}
+	noted, there := p.k.Nodes[p.n.Name]
+	return there && noted.ClientTrust != p.record().ClientTrust
 }
 
 // packages installs what is pinned, exactly, and holds it.
@@ -372,12 +394,16 @@ func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	for _, file := range trusted {
 		if !file.Same(f.Facts.Path(file.Path)) {
 			plan = plan.Then(do.write(n, file))
+			// Patroni reads it with each connection that it opens to etcd; but where
+			// it says something else than etcd knows, etcd is to hear of it, even if this
+			// run is killed before.
+			renewed = renewed || p.unnoted()
 		}
 	}
 	for i, l := range n.leaves() {
 		authority := p.authority
 		if i == 1 {
-			authority = p.etcdAuthority
+			authority = pki.First(p.etcdAuthority) // the one that signs
 		}
 		why := l.Check(f.Facts.Path(l.Certificate).Content, authority, p.now, pki.RenewBefore)
 		if !f.Facts.Path(l.Key).Exists() {

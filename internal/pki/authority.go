@@ -7,6 +7,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -40,9 +41,10 @@ const Dir = "/etc/pgha/ca"
 
 // Authority is a certificate authority kept on one or several hosts.
 type Authority struct {
-	// Name tells authorities on one host apart and is the subject of the
-	// certificate. Letters, digits, '.', '_' and '-'.
+	// Name tells authorities on one host apart. Letters, digits, '.', '_' and '-'.
 	Name string
+	// Subject is the common name of the certificate, the name if it is empty.
+	Subject string
 }
 
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
@@ -60,7 +62,7 @@ func (a Authority) Create(ctx context.Context, h host.Host) ([]byte, error) {
 		return nil, fmt.Errorf("%q is not a name for a certificate authority", a.Name)
 	}
 	res, err := h.Run(ctx, host.Cmd{
-		Name: "ca.create", Script: script("ca_create"), Args: []string{a.Path(), Subject(a.Name), strconv.Itoa(AuthorityDays), now()},
+		Name: "ca.create", Script: script("ca_create"), Args: []string{a.Path(), Subject(cmp.Or(a.Subject, a.Name)), strconv.Itoa(AuthorityDays), now()},
 	})
 	if err != nil {
 		return nil, wrongClock(h, err)
@@ -74,6 +76,11 @@ func (a Authority) Create(ctx context.Context, h host.Host) ([]byte, error) {
 // CopyTo makes a further host a holder, so that losing one loses nothing. The
 // key travels encrypted to the receiving host.
 func (a Authority) CopyTo(ctx context.Context, holder, h host.Host, certificate []byte) error {
+	return a.CopyAs(ctx, holder, h, a, certificate)
+}
+
+// CopyAs is CopyTo where the further host has another name for the authority.
+func (a Authority) CopyAs(ctx context.Context, holder, h host.Host, as Authority, certificate []byte) error {
 	room := "/run/pgha-receive-" + a.Name
 	to, err := h.Run(ctx, host.Cmd{Name: "ca.receive", Script: script("ca_receive"), Args: []string{room}})
 	if err != nil {
@@ -86,7 +93,7 @@ func (a Authority) CopyTo(ctx context.Context, holder, h host.Host, certificate 
 		return err
 	}
 	_, err = h.Run(ctx, host.Cmd{
-		Name: "ca.import", Script: script("ca_import"), Args: []string{a.Path(), room},
+		Name: "ca.import", Script: script("ca_import"), Args: []string{as.Path(), room},
 		Stdin: bytes.Join([][]byte{certificate, message.Stdout}, []byte("\n")), Sensitive: true,
 	})
 	return err
@@ -291,4 +298,56 @@ func Ending(what string, end, now time.Time, within time.Duration) string {
 	default:
 		return fmt.Sprintf("%s expires on %s, in %d days", what, on, int(left.Hours()/24))
 	}
+}
+
+// First is the first certificate of a PEM text, as PEM.
+func First(text []byte) []byte {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil
+	}
+	return pem.EncodeToMemory(block)
+}
+
+// Bundle puts certificates together into one PEM text, each once.
+func Bundle(texts ...[]byte) []byte {
+	var out []byte
+	seen := map[string]bool{}
+	for _, text := range texts {
+		for _, c := range ParseAll(text) {
+			if !seen[string(c.Raw)] {
+				seen[string(c.Raw)] = true
+				out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+			}
+		}
+	}
+	return out
+}
+
+// Fingerprints name the certificates of a PEM text: the SHA-256 of each in
+// hexadecimal digits.
+func Fingerprints(text []byte) []string {
+	var list []string
+	for _, c := range ParseAll(text) {
+		list = append(list, fmt.Sprintf("%x", sha256.Sum256(c.Raw)))
+	}
+	return list
+}
+
+// Fingerprint names the first certificate of a PEM text. It is empty if there is
+// none.
+func Fingerprint(text []byte) string {
+	for _, f := range Fingerprints(text) {
+		return f
+	}
+	return ""
+}
+
+// Promote puts the next authority in the place of the one in force, which is kept
+// beside it as the old one. It is done at once for all who use the place, except
+// for a moment in which nothing is there; cut off then, it is finished by being
+// done again. Where there is no next one, nothing is done.
+func Promote(ctx context.Context, h host.Host, current, next, old Authority) error {
+	_, err := h.Run(ctx, host.Cmd{Name: "ca.promote", Script: script("ca_promote"), Args: []string{current.Path(), next.Path(), old.Path()}})
+	return err
 }

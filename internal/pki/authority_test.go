@@ -348,3 +348,85 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// The next authority takes the place of the one in force, which stays beside it;
+// cut off in between, that is finished by being done again.
+func TestPromote(t *testing.T) {
+	current, next, old := pki.Authority{Name: "etcd-dcs"}, pki.Authority{Name: "next-etcd-dcs", Subject: "etcd-dcs.2"}, pki.Authority{Name: "old-etcd-dcs"}
+	for name, c := range map[string]struct {
+		between func(h *shellhost.Host) error
+		fails   string
+	}{
+		"at once":                    {},
+		"cut off":                    {between: func(h *shellhost.Host) error { return os.Rename(h.Path(current.Path()), h.Path(old.Path())) }},
+		"one that was not withdrawn": {between: func(h *shellhost.Host) error { return os.Mkdir(h.Path(old.Path()), 0o700) }, fails: "has not been withdrawn"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, h, _ *shellhost.Host) {
+				first, err := current.Create(t.Context(), h)
+				if err != nil {
+					t.Fatal(err)
+				}
+				second, err := next.Create(t.Context(), h)
+				if err != nil || parsed(t, second).Subject.CommonName != "etcd-dcs.2" {
+					t.Fatalf("the next authority: %v", err)
+				}
+				if c.between != nil {
+					if err := c.between(h); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 { // done again, it changes nothing
+					err := pki.Promote(t.Context(), h, current, next, old)
+					if (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+						t.Fatalf("the error is %v", err)
+					}
+				}
+				if c.fails != "" {
+					second, first = first, nil
+				}
+				if got := file(t, h.Path(current.Path()+"/ca.crt")); !bytes.Equal(got, second) {
+					t.Error("another authority is in force")
+				}
+				if first != nil && !bytes.Equal(file(t, h.Path(old.Path()+"/ca.crt")), first) {
+					t.Error("the old one is not beside it")
+				}
+				if _, err := os.Stat(h.Path(next.Path())); (err == nil) != (c.fails != "") {
+					t.Errorf("the next one: %v", err)
+				}
+				nothingLeft(t, h)
+			})
+		})
+	}
+}
+
+// Which authority of several has signed something, and what several look like
+// together.
+func TestBundle(t *testing.T) {
+	h := shellhost.New(t, []string{"sh"})
+	ca, err := authority.Create(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := (pki.Authority{Name: "other"}).Create(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := authority.Issue(t.Context(), h, h, leaf()); err != nil {
+		t.Fatal(err)
+	}
+	c := parsed(t, file(t, h.Path(leaf().Certificate)))
+	both := pki.Bundle(other, ca, other)
+	if n := len(pki.ParseAll(both)); n != 2 || !bytes.Equal(pki.First(both), other) {
+		t.Errorf("a bundle of %d", n)
+	}
+	if s := pki.Signer(c, both); s == nil || s.Subject.CommonName != authority.Name {
+		t.Errorf("signed by %v", s)
+	}
+	if pki.Signer(c, other) != nil {
+		t.Error("signed by another one")
+	}
+	if f := pki.Fingerprints(both); len(f) != 2 || f[1] != pki.Fingerprint(ca) || f[0] == f[1] {
+		t.Errorf("fingerprints %v", f)
+	}
+}

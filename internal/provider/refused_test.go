@@ -120,6 +120,8 @@ func TestRefused(t *testing.T) {
 		{etcd, "certificates", object{"renew_before": "1h"}, "certificates.renew_before", "at least 24h"},
 		{etcd, "certificates", object{"renew_before": "9000h"}, "certificates.renew_before", "(360 days)"},
 		{etcd, "certificates", object{"renew_before": "30d"}, "certificates.renew_before", "not a duration"},
+		{etcd, "certificates", object{"authority": "a b"}, "certificates.authority", "1 to 32 letters"},
+		{etcd, "certificates", object{"authority": strings.Repeat("a", 33)}, "certificates.authority", "1 to 32 letters"},
 		{etcd, "snapshot_count", 999, "snapshot_count", "between 1000"},
 		{etcd, "on_destroy", "delete", "on_destroy", "one of"},
 

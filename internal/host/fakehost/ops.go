@@ -126,6 +126,7 @@ func (w *World) handleAll() {
 	w.Handle("ca.receive", true, caReceive)
 	w.Handle("ca.export", false, caExport)
 	w.Handle("ca.import", true, caImport)
+	w.Handle("ca.promote", true, caPromote)
 	w.Handle("ca.sign", false, caSign)
 	w.Handle("leaf.request", true, leafRequest)
 	w.Handle("etcd.session", false, etcdSession)

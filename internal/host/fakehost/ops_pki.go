@@ -126,6 +126,32 @@ func (o *Op) putAuthority(dir string, key, certificate []byte) {
 	o.Machine.Files.Put(dir+"/ca.crt", File{Content: certificate})
 }
 
+func caPromote(o *Op) error {
+	if !o.Need(3) {
+		return exitError(2)
+	}
+	current, next, old := o.Arg(1), o.Arg(2), o.Arg(3)
+	files := o.Machine.Files
+	move := func(from, to string) {
+		for _, name := range []string{"/ca.key", "/ca.crt"} {
+			files.Put(to+name, *files.Get(from + name))
+		}
+		files.Get(to).Mode = "700"
+		files.Remove(from)
+	}
+	if files.Get(next) == nil {
+		return nil
+	}
+	if files.Get(current) != nil {
+		if files.Get(old) != nil {
+			return o.Fail(1, "%s is there already: an authority that was replaced before has not been withdrawn", old)
+		}
+		move(current, old)
+	}
+	move(next, current)
+	return nil
+}
+
 func leafRequest(o *Op) error {
 	if !o.Need(5) {
 		return exitError(2)
@@ -346,7 +372,7 @@ func caImport(o *Op) error {
 
 // etcdSession prints what a client needs to talk to etcd.
 func etcdSession(o *Op) error {
-	if !o.Need(3) {
+	if !o.Need(5) {
 		return exitError(2)
 	}
 	field := func(name string, value []byte) {
@@ -356,18 +382,25 @@ func etcdSession(o *Op) error {
 	if c := files.Read(o.Arg(1)); c != nil {
 		field("credentials", c)
 	}
-	authority := files.Read(path.Join(o.Arg(2), "ca.crt"))
+	dir := o.Arg(2)
+	if files.Get(dir+"/ca.crt") == nil {
+		dir = o.Arg(4)
+	}
+	authority := files.Read(path.Join(dir, "ca.crt"))
 	if authority == nil {
 		return nil
 	}
 	field("authority", authority)
+	if trusted := files.Read(o.Arg(5)); trusted != nil {
+		field("trusted", trusted)
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{o.Arg(3)}},
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyAgreement, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	template.NotBefore, template.NotAfter = validity(1)
 	signer := &Op{Machine: o.Machine, Cmd: o.Cmd}
-	if err := signer.sign(o.Arg(2), template, o.Cmd.Stdin); err != nil {
+	if err := signer.sign(dir, template, o.Cmd.Stdin); err != nil {
 		return o.Fail(1, "%s", signer.Err.String())
 	}
 	field("certificate", signer.Out.Bytes())
@@ -383,7 +416,7 @@ func (m *Machine) Reissue(dir, certificate string, begin, end time.Time) {
 	}
 	der, err := m.signed(dir, &x509.Certificate{
 		SerialNumber: serial(), Subject: old.Subject, NotBefore: begin, NotAfter: end, KeyUsage: old.KeyUsage, ExtKeyUsage: old.ExtKeyUsage,
-		BasicConstraintsValid: true, IPAddresses: old.IPAddresses, DNSNames: old.DNSNames,
+		BasicConstraintsValid: true, IPAddresses: old.IPAddresses, DNSNames: old.DNSNames, IsCA: old.IsCA, MaxPathLenZero: old.MaxPathLenZero,
 	}, old.PublicKey)
 	if err != nil {
 		panic(err)

@@ -26,12 +26,13 @@ type Access struct {
 	Auth       types.Bool              `tfsdk:"auth"`
 	ClientPort types.Int64             `tfsdk:"client_port"`
 	Members    map[string]types.String `tfsdk:"members"`
+	Authority  types.String            `tfsdk:"authority"`
 }
 
 // AccessType is the type of an access object.
 var AccessType = types.ObjectType{AttrTypes: map[string]attr.Type{
 	"name": types.StringType, "uid": types.StringType, "tls": types.BoolType, "auth": types.BoolType,
-	"client_port": types.Int64Type, "members": types.MapType{ElemType: types.StringType},
+	"client_port": types.Int64Type, "members": types.MapType{ElemType: types.StringType}, "authority": types.StringType,
 }}
 
 // formatMember writes a member as its address, followed by what is needed to
@@ -92,6 +93,9 @@ func AccessObject(ctx context.Context, a etcd.Access, uid types.String, diags *d
 		Name: types.StringValue(a.Name), UID: uid, TLS: types.BoolValue(a.TLS), Auth: types.BoolValue(a.Auth),
 		ClientPort: types.Int64Value(int64(a.ClientPort)), Members: map[string]types.String{},
 	}
+	if a.Authority != "" {
+		v.Authority = types.StringValue(a.Authority)
+	}
 	for name, m := range a.Members {
 		v.Members[name] = types.StringValue(formatMember(name, m))
 	}
@@ -115,7 +119,7 @@ func AccessFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (e
 	diags.Append(o.As(ctx, &v, basetypes.ObjectAsOptions{})...)
 	a := etcd.Access{
 		Name: v.Name.ValueString(), TLS: v.TLS.ValueBool(), Auth: v.Auth.ValueBool(),
-		ClientPort: int(v.ClientPort.ValueInt64()), Members: map[string]etcd.Member{},
+		ClientPort: int(v.ClientPort.ValueInt64()), Members: map[string]etcd.Member{}, Authority: v.Authority.ValueString(),
 	}
 	for name, text := range v.Members {
 		m, err := parseMember(name, text.ValueString())

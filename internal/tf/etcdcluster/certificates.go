@@ -3,8 +3,10 @@ package etcdcluster
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -22,9 +24,14 @@ import (
 
 type certificatesModel struct {
 	RenewBefore customtypes.Text `tfsdk:"renew_before"`
+	Authority   types.String     `tfsdk:"authority"`
 }
 
-var certificatesType = map[string]attr.Type{"renew_before": customtypes.DurationType}
+var certificatesType = map[string]attr.Type{"renew_before": customtypes.DurationType, "authority": types.StringType}
+
+// authorityName are the names of authorities: they become part of a certificate's
+// subject.
+var authorityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,30}[A-Za-z0-9])?$`)
 
 func certificatesAttribute() schema.Attribute {
 	return schema.SingleNestedAttribute{
@@ -35,6 +42,11 @@ func certificatesAttribute() schema.Attribute {
 				CustomType: customtypes.DurationType, Optional: true, Computed: true, Default: stringdefault.StaticString("720h"),
 				MarkdownDescription: "How long before its end a member's certificate is renewed: from then on a plan shows it, and an apply makes another for the same key, which etcd takes without a restart. `720h` (30 days) by default, `24h` to `8640h`; certificates are made for 397 days. From then on there is a warning about the certificate authority, too, which lasts ten years.",
 				Validators:          []validator.String{validate.Text("must be between 24h and 8640h", checkRenewBefore)},
+			},
+			"authority": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Name of the cluster's certificate authority, such as `2026`: another name, or the first one that a cluster gets which exists, replaces it, in stages of which each apply makes those that interrupt nothing. Members are restarted twice for it, one at a time, the leader last; Patroni's nodes are reloaded. Unless given it is whichever there is.",
+				Validators:          []validator.String{stringvalidator.RegexMatches(authorityName, "must have 1 to 32 letters, digits, '.', '_' and '-', and begin and end with a letter or a digit")},
 			},
 		},
 	}
@@ -59,7 +71,7 @@ func (m model) certificates(ctx context.Context, s *etcd.Spec, diags *diag.Diagn
 	}
 	var c certificatesModel
 	diags.Append(m.Certificates.As(ctx, &c, basetypes.ObjectAsOptions{})...)
-	s.RenewBefore = c.RenewBefore.Duration()
+	s.RenewBefore, s.Authority = c.RenewBefore.Duration(), c.Authority.ValueString()
 	return !diags.HasError()
 }
 
@@ -74,7 +86,8 @@ func (m model) checkCertificates(diags *diag.Diagnostics) {
 func warnEnding(name string, lines []string, diags *diag.Diagnostics) {
 	for _, line := range lines {
 		diags.AddWarning("The certificate authority of etcd cluster "+name+" has to be replaced", fmt.Sprintf("%s.\n"+
-			"Whatever it has signed ends with it: then no member and no client can connect anew.", line))
+			"Whatever it has signed ends with it: then no member and no client can connect anew.\n"+
+			"What to do: give certificates.authority another name, such as %q, and apply that until a plan shows no changes.", line, time.Now().UTC().Format("2006-01")))
 	}
 }
 

@@ -80,4 +80,3 @@ func (d *defragment) Invoke(ctx context.Context, req action.InvokeRequest, resp 
 		d.S.Fail(&resp.Diagnostics, "Unable to defragment etcd cluster "+access.Name, err)
 	}
 }
-

@@ -28,7 +28,10 @@ type Sim struct {
 	// Broken is a version that does not start.
 	Broken string
 	// Refused are the handshakes that failed because of a certificate, each once.
-	Refused     []string
+	Refused []string
+	// Fickle connections are made anew for everything that goes through them, so that
+	// nobody is let in by what was good once.
+	Fickle      bool
 	connections map[connection]bool
 	clients     int
 }

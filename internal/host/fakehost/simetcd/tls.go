@@ -48,6 +48,9 @@ func trusted(certificate, authorities []byte, usage x509.ExtKeyUsage) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(authorities)
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now(), KeyUsages: []x509.ExtKeyUsage{usage}})
+	if invalid := new(x509.CertificateInvalidError); errors.As(err, invalid) && invalid.Reason == x509.Expired {
+		return errors.New("a certificate has expired or is not yet valid")
+	}
 	return err
 }
 
@@ -78,7 +81,7 @@ func (st *Store) linked(a, b *member) bool {
 		a, b = b, a
 	}
 	c := connection{a: a, b: b, as: a.run, bs: b.run}
-	if st.sim.connections[c] {
+	if st.sim.connections[c] && !st.sim.Fickle {
 		return true
 	}
 	for _, pair := range [][2]*member{{a, b}, {b, a}} {
@@ -120,7 +123,7 @@ type Identity struct {
 // connect makes a client's connection to a member, unless there is one.
 func (s *Sim) connect(id Identity, m *member) error {
 	c := connection{from: id.Client, b: m, bs: m.run}
-	if !m.secure() || s.connections[c] {
+	if !m.secure() || s.connections[c] && !s.Fickle {
 		return nil
 	}
 	err := trusted(m.certificate(""), id.Authorities, x509.ExtKeyUsageServerAuth)
@@ -149,6 +152,18 @@ func (s *Sim) CheckIdentity(from *fakehost.Machine, id Identity) {
 		for _, m := range st.served() {
 			if m.unit.Active == "active" && from.Reaches(m.machine) {
 				_ = s.connect(id, m)
+			}
+		}
+	}
+}
+
+// Reload has the process on a machine trust what is in its files now, as if it had
+// been started with them.
+func (s *Sim) Reload(on *fakehost.Machine) {
+	for _, st := range s.stores {
+		for _, m := range st.sorted() {
+			if m.machine == on && m.runs() {
+				m.loadTrust()
 			}
 		}
 	}
