@@ -70,6 +70,11 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 	if err := m.recognise(ctx, s, f); err != nil {
 		return "", err
 	}
+	if RestoreDue(s, f) {
+		if f, err = m.restore(ctx, &s, f); err != nil {
+			return "", err
+		}
+	}
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)

@@ -30,6 +30,11 @@ type Marker struct {
 	Adopted settings `json:"adopted,omitempty"`
 	// Launch is how that one was started, nil if as Debian's package does it.
 	Launch *Launch `json:"launch,omitempty"`
+	// Restored is the restore that was done last, so that it is done once.
+	Restored string `json:"restored,omitempty"`
+	// Restoring: the cluster is being built anew from a snapshot. Where that was
+	// cut off, only finishing it is possible.
+	Restoring *Restoring `json:"restoring,omitempty"`
 }
 
 func (m Marker) file() remote.File {

@@ -79,11 +79,13 @@ func ownership(s Spec, f Facts, uid string) (string, error) {
 				"give the member the name it has; a member cannot be renamed.")
 		case m != nil && m.Purging:
 			refuse("deleting this cluster was begun and cut off: part of its data is gone", "destroy it again (terraform destroy), which finishes that. Then it can be made anew.")
+		case m != nil && m.Restoring != nil:
+			refuse("restoring this cluster was begun and cut off: "+m.Restoring.Key, "apply again with restore set to that, which finishes it.")
 		case m != nil:
 			found[m.UID] = append(found[m.UID], name)
 			if m.Bootstrapped && !data.Exists() && f.Live == nil {
 				refuse("this member has lost its data: "+h.DataDir+" is empty, while the cluster was formed before",
-					"bring the data back, or the other members, so that they can take this one in anew: starting it empty under its old name would put the whole cluster's data at risk.")
+					"bring the data back, or the other members, so that they can take this one in anew: starting it empty under its old name would put the whole cluster's data at risk. If the cluster is lost for good, restore it (the guide \"Restoring etcd\").")
 			}
 		case h.Recognised:
 			found[s.UID] = append(found[s.UID], name)
@@ -406,7 +408,7 @@ func (p *planner) marker(name string, bootstrapped bool) Marker {
 	return Marker{
 		Cluster: p.s.Name, UID: p.uid, Member: name,
 		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
-		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(),
+		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(), Restored: p.restored(name),
 	}
 }
 

@@ -65,6 +65,9 @@ type Spec struct {
 
 	// Snapshots are taken by a timer on the hosts; nil if they are not.
 	Snapshots *Snapshots
+
+	// Restore asks for the data to be put back; nil if nobody does.
+	Restore *Restore
 }
 
 // Member is one member of the cluster.

@@ -210,6 +210,9 @@ type Known struct {
 	Nodes     map[string]NodeRecord
 	// Announced are the nodes that are being made now.
 	Announced []NodeRecord
+	// Restored says what this is from, if it has not been compared with the nodes yet:
+	// etcd was restored, or the cluster is being taken up from its nodes.
+	Restored string
 	// SystemID is our own note of the system identifier, empty until there is a
 	// database. It outlives Patroni's key.
 	SystemID string
@@ -288,6 +291,8 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			e.Value, _, _ = strings.Cut(e.Value, "\n") // what follows is about the lock
 			read(e, &n)
 			k.Announced = append(k.Announced, n)
+		case e.Key == etcd.RestoredKey(c.own("")):
+			k.Restored = e.Value
 		case e.Key == c.systemIDKey():
 			k.SystemID = e.Value
 		case e.Key == c.authorityKey():
@@ -343,8 +348,8 @@ func (c Cluster) Require(k Known) error {
 			Step:  "look the cluster up in etcd",
 			Cause: fmt.Errorf("etcd %s knows nothing of the Patroni cluster %q", c.Etcd.Name, c.Scope),
 			Left:  "everything on the host.",
-			Do: "if etcd lost its data while databases exist, do not create the cluster anew: restore etcd first. " +
-				"Otherwise apply the pgha_patroni_cluster resource.",
+			Do: "apply the pgha_patroni_cluster resource. If etcd lost its data while databases exist, restore etcd first, " +
+				"and name the nodes in recover_from of the cluster.",
 		}
 	case c.UID != "" && k.Record.UID != c.UID:
 		return &problem.Error{

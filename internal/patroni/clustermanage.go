@@ -28,6 +28,9 @@ type ClusterSpec struct {
 	// says which passwords are wanted; what it leaves open stays as it is.
 	Bring  Secrets
 	Origin Origin
+	// RecoverFrom are the hosts of nodes that may be there already, by the nodes'
+	// names, for the case that etcd does not know the cluster any more.
+	RecoverFrom map[string]host.Target
 }
 
 // Applied is what an apply of a cluster came to.
@@ -88,6 +91,13 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 			Step: "lock out other applies", Cause: errors.New("another apply has changed the cluster's nodes or passwords just now"), Left: "everything.", Do: "apply again.",
 		}
 	}
+	if err := m.recover(ctx, s, do); err != nil {
+		return Applied{}, err
+	}
+	if do.Known, err = c.Load(ctx, do.KV); err != nil {
+		return Applied{}, err
+	}
+	do.Known.complete(c)
 	if do.Known.Record == nil && do.Known.Initialized && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step:  "look the cluster up in etcd",

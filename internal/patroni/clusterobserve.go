@@ -44,6 +44,9 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 	if k.Record.Released {
 		o.Drift = append(o.Drift, "cluster: take it up again: its removal was begun, and not finished (safe)")
 	}
+	if k.Restored != "" {
+		o.Drift = append(o.Drift, "cluster: compare what etcd knows from "+k.Restored+" with the nodes, and let Patroni resume (reload)")
+	}
 	if k.Next != nil {
 		o.Drift = append(o.Drift, "cluster: finish the change of passwords that was begun (reload)")
 	}

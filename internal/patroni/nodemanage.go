@@ -85,6 +85,9 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	if do.Known.Next != nil {
 		return unfinished(n)
 	}
+	if do.Known.Restored != "" {
+		return uncompared(n, do.Known.Restored)
+	}
 	if err := do.checkEtcd(ctx, n); err != nil {
 		return err
 	}

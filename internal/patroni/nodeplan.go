@@ -69,6 +69,9 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 	case m != nil && m.DataDir != n.DataDir:
 		refuse(fmt.Sprintf("the node's data is in %s, and %s is wanted", m.DataDir, n.DataDir),
 			"a data directory is not moved in place: remove the node, and create it again with the new data_directory; it is then cloned there.")
+	case m != nil && m.Joined && !m.Released && m.UID != "" && n.Cluster.UID != "" && m.UID != n.Cluster.UID && f.hasData(n):
+		refuse(fmt.Sprintf("this node and its database are of another cluster %q, which was made before (uid %s, not %s)", m.Scope, m.UID, n.Cluster.UID),
+			"if etcd has lost the cluster since, it must be taken up from its nodes (recover_from), not made anew. If the database is of no use any more, destroy the node.")
 	case m != nil:
 		// ours
 	case f.Standalone != nil:

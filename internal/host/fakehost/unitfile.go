@@ -51,3 +51,6 @@ func (m *Machine) readUnitFiles() {
 
 // Elapse starts a unit as a timer does.
 func (u *Unit) Elapse() { u.start() }
+
+// Halt stops the unit, as a person would on its host.
+func (u *Unit) Halt() { u.stop() }

@@ -66,7 +66,7 @@ func (m *model) take(ctx context.Context, s etcd.Spec, diags *diag.Diagnostics) 
 	if s.SnapshotCount > 0 {
 		m.SnapshotCount = types.Int64Value(s.SnapshotCount)
 	}
-	m.Snapshots = types.ObjectNull(snapshotsType)
+	m.Snapshots, m.Restore = types.ObjectNull(snapshotsType), types.ObjectNull(restoreType)
 	if found := s.Snapshots; found != nil {
 		sm := snapshotsModel{Schedule: types.StringValue(found.Schedule), Keep: types.Int64Value(int64(found.Keep)), Directory: types.StringValue(found.Directory)}
 		if found.Member != "" {

@@ -31,6 +31,7 @@ type model struct {
 	SnapshotCount      types.Int64      `tfsdk:"snapshot_count"`
 	Snapshots          types.Object     `tfsdk:"snapshots"`
 	Certificates       types.Object     `tfsdk:"certificates"`
+	Restore            types.Object     `tfsdk:"restore"`
 	DeletionProtection types.Bool       `tfsdk:"deletion_protection"`
 	OnDestroy          types.String     `tfsdk:"on_destroy"`
 	UID                types.String     `tfsdk:"uid"`
@@ -82,16 +83,17 @@ func leaving(before, now map[string]etcd.Member) map[string]etcd.Member {
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (etcd.Spec, bool) {
 	members, ok := m.members(ctx, diags)
 	snapshots, known := m.snapshots(ctx, diags)
+	restore, asked := m.restore(ctx, diags)
 	s := etcd.Spec{
 		Name: m.Name.ValueString(), UID: m.UID.ValueString(), Version: m.Version.ValueString(), Members: members,
 		ClientPort: int(m.ClientPort.ValueInt64()), PeerPort: int(m.PeerPort.ValueInt64()),
 		TLS: m.TLS.ValueBool(), Auth: m.Auth.ValueBool(),
 		Heartbeat: m.HeartbeatInterval.Duration(), Election: m.ElectionTimeout.Duration(),
 		QuotaBytes: m.Quota.Bytes(), CompactionRetention: m.Retention.Duration(), SnapshotCount: m.SnapshotCount.ValueInt64(),
-		DefragmentAbove: m.DefragmentAbove.Bytes(), Snapshots: snapshots,
+		DefragmentAbove: m.DefragmentAbove.Bytes(), Snapshots: snapshots, Restore: restore,
 	}
 	known = m.certificates(ctx, &s, diags) && known
-	return s, ok && known && !diags.HasError()
+	return s, ok && known && asked && !diags.HasError()
 }
 
 func checkQuota(s string) error {

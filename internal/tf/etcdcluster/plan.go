@@ -90,6 +90,15 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		m.ID = m.Name
 	}
 	s, known := m.spec(ctx, diags)
+	changed, restored := false, false
+	if !req.State.Raw.IsNull() && known && !m.Restore.Equal(before.Restore) {
+		if old, ok := before.members(ctx, diags); ok {
+			s.Leaving = leaving(old, s.Members)
+		}
+		if restored = r.previewRestore(ctx, s, diags); restored {
+			m.UID = types.StringUnknown() // a new cluster's
+		}
+	}
 	if known && !m.ClientPort.IsUnknown() {
 		m.Access = connattr.AccessObject(ctx, s.Access(), m.UID, diags)
 	} else {
@@ -98,7 +107,6 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if known {
 		duplicates(s.Members, diags)
 	}
-	changed := false
 	if !req.State.Raw.IsNull() && known {
 		if old, ok := before.members(ctx, diags); ok {
 			s.Leaving = leaving(old, s.Members)
@@ -106,7 +114,7 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		}
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
-	if !req.State.Raw.IsNull() && known && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
+	if !req.State.Raw.IsNull() && known && !restored && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
 		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
 	}
 }

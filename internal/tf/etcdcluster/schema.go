@@ -105,6 +105,7 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"snapshots":           snapshotsAttribute(),
 			"certificates":        certificatesAttribute(),
+			"restore":             restoreAttribute(),
 			"deletion_protection": base.DeletionProtectionAttribute("Refuse to destroy the cluster."),
 			"on_destroy":          base.OnDestroyAttribute("What destroying does with the data: `keep_data` (the default) stops and disables etcd and leaves data, certificates and credentials on the hosts, so that creating the cluster again takes it up where it was; `purge` deletes them, and the snapshots."),
 			"id": schema.StringAttribute{

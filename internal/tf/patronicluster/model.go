@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
 )
 
@@ -45,6 +47,7 @@ type model struct {
 	Initdb                types.Object     `tfsdk:"initdb"`
 	Credentials           types.Object     `tfsdk:"credentials"`
 	TakeOver              types.Object     `tfsdk:"take_over"`
+	RecoverFrom           types.Map        `tfsdk:"recover_from"`
 	DeletionProtection    types.Bool       `tfsdk:"deletion_protection"`
 	OnDestroy             types.String     `tfsdk:"on_destroy"`
 	UID                   types.String     `tfsdk:"uid"`
@@ -198,3 +201,17 @@ const (
 	readTimeout   = 2 * time.Minute
 	deleteTimeout = 10 * time.Minute
 )
+
+// survivors are the hosts from which the cluster can be taken up again. Those that
+// are not known yet have nothing on them.
+func (m *model) survivors(ctx context.Context, diags *diag.Diagnostics) map[string]host.Target {
+	hosts := map[string]host.Target{}
+	for name, v := range m.RecoverFrom.Elements() {
+		if o, ok := v.(types.Object); ok {
+			if t, known := connattr.TargetFrom(ctx, o, diags); known {
+				hosts[name] = t
+			}
+		}
+	}
+	return hosts
+}

@@ -81,6 +81,16 @@ func (c *client) at(name string) (*Store, *member) {
 // one that does not vote yet.
 func (c *client) store() *Store {
 	var found *Store
+	for _, m := range c.access.Members {
+		if m.Address == "127.0.0.1" {
+			for _, machine := range c.sim.world.Machines() {
+				if sc := c.sim.scratch[machine.Name]; sc != nil && machine.Address == m.Target.Address && c.p.Reaches(machine.Address) && c.access.ClientPort == sc.port {
+					return sc.store
+				}
+			}
+			return nil
+		}
+	}
 	for _, name := range c.access.Names() {
 		st, m := c.at(name)
 		if m == nil || c.access.Passive[name] {

@@ -22,6 +22,8 @@ const unitName = "etcd.service"
 type Sim struct {
 	world  *fakehost.World
 	stores []*Store
+	// scratch are etcds that nobody but a restore knows of, by host.
+	scratch map[string]*scratch
 	// RequestTimeout is how long a client waits for a cluster that has no
 	// quorum, in the world's time.
 	RequestTimeout time.Duration
@@ -41,7 +43,7 @@ const binaryPath = "/usr/bin/etcd"
 
 // Install makes etcd's packages bring a simulated etcd.
 func Install(w *fakehost.World) *Sim {
-	s := &Sim{world: w, RequestTimeout: 10 * time.Second, connections: map[connection]bool{}}
+	s := &Sim{world: w, scratch: map[string]*scratch{}, RequestTimeout: 10 * time.Second, connections: map[connection]bool{}}
 	w.OnInstall("etcd-server", func(m *fakehost.Machine, _ string) {
 		m.Account("etcd")
 		m.Files.Put(binaryPath, fakehost.File{Mode: "755", Content: []byte(debver.Upstream(m.Installed("etcd-server")))})
@@ -65,6 +67,7 @@ func Install(w *fakehost.World) *Sim {
 		return nil
 	})
 	w.OnUnitFile(unitName, func(m *fakehost.Machine) fakehost.Service { return &service{sim: s, machine: m} })
+	s.handleRestore()
 	w.OnUnitFile("pgha-etcd-snapshot.service", func(m *fakehost.Machine) fakehost.Service { return &snapshotUnit{sim: s, machine: m} })
 	return s
 }
@@ -209,6 +212,9 @@ func (s *Sim) join(u *fakehost.Unit, env map[string]string) (*Store, *member, er
 	m, name, dir := u.Machine, env["ETCD_NAME"], env["ETCD_DATA_DIR"]
 	have := string(m.Files.Read(dir + dataID))
 	if have != "" {
+		if m.Files.Get(dir+restored) != nil {
+			return s.begins(u, env, have)
+		}
 		return s.again(u, env, have)
 	}
 	peers := map[string]string{} // names by URL

@@ -43,8 +43,8 @@ func (s *Sim) snapshot(o *fakehost.Op) error {
 		return o.Fail(1, "No space left on device: %s has %d MiB free", dir, o.Machine.DiskKiB>>10)
 	}
 	name := fmt.Sprintf("%s/%s-%s.db", dir, time.Now().UTC().Format("20060102T150405Z"), member)
-	text := strings.Join(st.Keys("/"), "\n")
-	o.Machine.Files.Put(name, fakehost.File{Owner: "etcd", Group: "etcd", Mode: "600", Content: []byte(text)})
+	text := st.snapshotText()
+	o.Machine.Files.Put(name, fakehost.File{Owner: "etcd", Group: "etcd", Mode: "600", Content: text})
 	o.Printf("path=%s\nrevision=%d\nkeys=%d\nsize=%d\n", name, st.revision, len(st.keys), len(text))
 	var own []string
 	for _, f := range o.Machine.Files.List(dir) {

@@ -70,13 +70,23 @@ func (n *Node) cycle() time.Duration {
 		n.store.Watch(n.m.Name, n.watch)
 		n.listen()
 	}
+	was := n.store
 	if err := n.checkLogin(n.cfg); err != nil {
 		n.logf("ERROR: Error communicating with DCS: %v", err)
+		if n.Primary() && n.failsafe() {
+			n.logf("INFO: continue to run as a leader because failsafe mode is enabled and all members are accessible")
+			return etcdRetry
+		}
 		if n.Primary() {
 			n.logf("INFO: demoting self because DCS is not accessible and I was a leader")
 			n.demote()
 		}
 		return etcdRetry
+	}
+	if n.store != was {
+		// Another cluster with the same addresses: nothing of what we held is there.
+		n.lease, n.revised = nil, 0
+		n.store.Watch(n.m.Name, n.watch)
 	}
 	n.takeOver()
 	if n.lease == nil {
@@ -95,6 +105,32 @@ func (n *Node) cycle() time.Duration {
 	return time.Duration(wait) * time.Second
 }
 
+// failsafe reports whether the primary may go on without etcd: it is told to, and all
+// members that it knows answer (Patroni, ha.py, check_failsafe_topology).
+func (n *Node) failsafe() bool {
+	if n.dynamic["failsafe_mode"] != true || n.dynamic["pause"] == true {
+		return false
+	}
+	for name := range n.known {
+		if other := n.peer(name); name != n.name() && (other == nil || other.store == nil || !n.m.Reaches(other.m) || other.Primary()) {
+			return false
+		}
+	}
+	return true
+}
+
+// remember keeps in mind who was a member when there was a leader last, as long as
+// Patroni runs (Patroni, ha.py, load_cluster_from_dcs).
+func (n *Node) remember(led bool) {
+	if !led && len(n.known) > 0 {
+		return
+	}
+	n.known = map[string]bool{}
+	for _, k := range n.store.Keys(n.key("members/")) {
+		n.known[strings.TrimPrefix(k, n.key("members/"))] = true
+	}
+}
+
 // watch starts the next loop when a key changes that it goes by, or, with no
 // key, when etcd is back.
 func (n *Node) watch(key string) {
@@ -111,7 +147,29 @@ func (n *Node) watch(key string) {
 func (n *Node) act() {
 	initialize, initialized := n.store.Get(n.key("initialize"))
 	leader, led := n.store.Get(n.key("leader"))
+	n.remember(led)
 	paused := n.dynamic["pause"] == true
+	if led && leader == n.name() && n.pg != nil {
+		// What etcd lacks, the leader makes again (Patroni, ha.py, _run_cycle).
+		if initialize == "" {
+			initialize, initialized = n.pg.systemID, true
+			n.store.Put(n.key("initialize"), initialize, nil)
+		}
+		if n.store.Revision(n.key("config")) == 0 {
+			n.store.Put(n.key("config"), render(n.dynamic), nil)
+		}
+	}
+	if !initialized && !led && !paused && n.hasData() && !n.acted {
+		if n.pg != nil && !n.pg.primary {
+			n.logf("ERROR: No initialize key in DCS and PostgreSQL is running as replica, aborting start")
+			n.down()
+			n.unit.Exit("exit-code", restartSec)
+			return
+		}
+		n.store.Put(n.key("initialize"), n.readControl().SystemID, nil)
+		initialize = n.readControl().SystemID
+	}
+	n.acted = n.acted || n.pg != nil
 	switch {
 	case n.pg == nil && !n.hasData():
 		n.obtain(initialize, initialized, leader, led)
@@ -272,6 +330,9 @@ func (n *Node) demote() {
 
 // mayLead is the leader race (Patroni, ha.py, is_healthiest_node).
 func (n *Node) mayLead() bool {
+	if n.pg.primary {
+		return true
+	}
 	if forbidden(n.cfg.Tags) {
 		return false
 	}
@@ -285,6 +346,13 @@ func (n *Node) mayLead() bool {
 		return false
 	}
 	for _, other := range n.sim.members(n.cfg.Scope) {
+		if _, there := n.store.Get(n.key("members/" + other.name())); !there && !n.known[other.name()] {
+			continue // it does not know of that one
+		}
+		if other != n && other.Primary() && n.m.Reaches(other.m) {
+			n.logf("WARNING: Primary (%s) is still alive", other.name())
+			return false
+		}
 		if other != n && other.pg != nil && !forbidden(other.cfg.Tags) && n.m.Reaches(other.m) && other.pg.lsn > n.pg.lsn {
 			n.logf("INFO: Wal position of %s is ahead of my wal position", other.name())
 			return false

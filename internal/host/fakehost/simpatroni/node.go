@@ -25,6 +25,9 @@ type Node struct {
 	busy  bool           // a clone or a bootstrap is under way
 	wake  chan struct{}
 
+	known map[string]bool // members when there was a leader last
+	acted bool            // PostgreSQL has run since Patroni was started
+
 	state   string
 	dynamic map[string]any
 	revised int64 // revision of the configuration that dynamic is
@@ -152,6 +155,7 @@ func (n *Node) Start(u *fakehost.Unit) {
 		return
 	}
 	n.cfg, n.up, n.store, n.busy = cfg, true, nil, false
+	n.known, n.acted = nil, false
 	n.dynamic, n.revised, n.pending, n.seen, n.retain = map[string]any{}, 0, map[string]string{}, map[string]time.Time{}, map[string]bool{}
 	n.state = "starting"
 	if n.pg == nil {
