@@ -91,6 +91,11 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 			Step: "lock out other applies", Cause: errors.New("another apply has changed the cluster's nodes or passwords just now"), Left: "everything.", Do: "apply again.",
 		}
 	}
+	if do.Known.Record == nil {
+		if err := do.alone(ctx, c); err != nil {
+			return Applied{}, err
+		}
+	}
 	if err := m.recover(ctx, s, do); err != nil {
 		return Applied{}, err
 	}
@@ -105,11 +110,6 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 			Left:  "that cluster.",
 			Do: "import it, if it is the one that is meant (terraform import ADDRESS_OF_THIS_RESOURCE '" + c.importID() + "'), or choose another scope. " +
 				"If etcd was restored or lost, do not create anything: its databases are still there.",
-		}
-	}
-	if do.Known.Record == nil {
-		if err := do.alone(ctx, c); err != nil {
-			return Applied{}, err
 		}
 	}
 	if err := do.putBack(ctx, c); err != nil {
