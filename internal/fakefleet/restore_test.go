@@ -312,3 +312,36 @@ func TestRestoreCrash(t *testing.T) {
 		}
 	}
 }
+
+// All hosts were without power, and etcd's data is gone. Patroni's processes are new:
+// none knows of the others, and only one node has the last rows. None leads before that
+// one does, whose name nobody has to say: the snapshot knows the nodes.
+func TestRestoreAfterPowerCut(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			created(t, seed, func(t *testing.T, f *fakefleet.Fleet, uid string) {
+				r := snapshotNow(t, f)
+				lead := leader(t, f)
+				ways["power"](t, f)
+				applyEtcd(t, f, "restorer", restoreSpec(f, r))
+				f.Settle()
+				if p := f.Primary(); p != "" {
+					t.Errorf("%s leads before anybody knows who may", p)
+				}
+				s := f.ClusterSpec()
+				s.Cluster.UID = uid
+				p := f.Start("cluster")
+				if _, err := p.PatroniManager().ApplyCluster(patient(t), s); err != nil {
+					t.Fatalf("%v\n%s", err, p.Output())
+				}
+				checkRestored(t, f)
+				if f.Primary() != lead.Name {
+					t.Errorf("%s leads, and %s had the newest data", f.Primary(), lead.Name)
+				}
+				if err := f.Start("nodes").ApplyNodes(patient(t), uid, f.Machines()...); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
