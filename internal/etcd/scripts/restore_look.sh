@@ -7,7 +7,7 @@ fail() {
 	exit 1
 }
 [ -e "$1" ] || fail "$1 does not exist"
-[ -f "$1" ] && [ ! -L "$1" ] || fail "$1 is not a file"
+if [ ! -f "$1" ] || [ -L "$1" ]; then fail "$1 is not a file"; fi
 # A snapshot ends with the digest of what is before it.
 sum=$(head -c -32 -- "$1" | sha256sum)
 end=$(tail -c 32 -- "$1" | od -An -v -tx1 | tr -d ' \n')

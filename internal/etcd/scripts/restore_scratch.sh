@@ -33,11 +33,16 @@ if [ "$1" ]; then
 	command -v etcdutl >/dev/null || tool=etcdctl
 	ETCDCTL_API=3 $tool snapshot restore "$1" --data-dir "$3/data" --name scratch --initial-cluster "scratch=$peer" --initial-advertise-peer-urls "$peer" --initial-cluster-token scratch >&2
 fi
+# A setting may not be in the environment and an argument at once.
+{
+	grep -vE '^ETCD_(NAME|DATA_DIR|LISTEN_[A-Z_]*|ADVERTISE_[A-Z_]*|INITIAL_[A-Z_]*)=' <"$4"
+	printf 'ETCD_NAME=scratch\nETCD_DATA_DIR=%s/data\nETCD_INITIAL_CLUSTER_TOKEN=scratch\n' "$3"
+	printf 'ETCD_LISTEN_CLIENT_URLS=%s\nETCD_ADVERTISE_CLIENT_URLS=%s\n' "$5://127.0.0.1:$port" "$5://127.0.0.1:$port"
+	printf 'ETCD_LISTEN_PEER_URLS=%s\nETCD_INITIAL_ADVERTISE_PEER_URLS=%s\nETCD_INITIAL_CLUSTER=scratch=%s\n' "$peer" "$peer" "$peer"
+} >"$3/env"
 chown -R -- etcd:etcd "$3"
-systemd-run --quiet --collect --unit="$unit" -p Type=notify -p User=etcd -p Group=etcd -p UMask=0077 -p TimeoutStartSec=90 -p RuntimeMaxSec=1h -p EnvironmentFile="$4" \
-	/usr/bin/etcd --name scratch --data-dir "$3/data" --listen-client-urls "$5://127.0.0.1:$port" --advertise-client-urls "$5://127.0.0.1:$port" \
-	--listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "scratch=$peer" --initial-cluster-state new --initial-cluster-token scratch >&2 || {
-	journalctl --no-pager -o cat -n 20 -u "$unit" >&2
+systemd-run --quiet --collect --unit="$unit" -p Type=notify -p User=etcd -p Group=etcd -p UMask=0077 -p TimeoutStartSec=90 -p RuntimeMaxSec=1h -p EnvironmentFile="$3/env" /usr/bin/etcd >&2 || {
+	journalctl --no-pager -o cat -n 60 -u "$unit" | grep -v '"level":"info"' | tail -n 8 >&2
 	exit 1
 }
 printf 'port=%s\n' "$port"
