@@ -87,7 +87,7 @@ func (s *site) checkPatroni(leader string) {
 	ids := map[string]bool{}
 	for _, h := range s.hosts() {
 		ids[s.sql(h, "select system_identifier from pg_control_system()")] = true
-		s.on(h, "test ! -e /etc/pgha/etcd/dcs/restore.db && test ! -e /var/lib/etcd/dcs.scratch && ls -d /var/lib/etcd/dcs/before-* >/dev/null 2>&1 || test ! -e /var/lib/etcd/dcs/restored-*")
+		s.on(h, "test ! -e /etc/pgha/etcd/dcs/restore.db && test ! -e /var/lib/etcd/dcs.scratch && ! ls -d /var/lib/etcd/dcs/restored-* 2>/dev/null")
 	}
 	if len(ids) != 1 {
 		s.t.Errorf("there are several databases: %v", ids)
@@ -136,7 +136,8 @@ func TestEtcdRestore(t *testing.T) {
 	}
 	has(t, o, "which may have a quorum and the data", "remove restore from the configuration")
 
-	s.loseEtcd(s.hosts()...)
+	s.loseEtcd("pg2", "pg3")
+	s.on("pg1", "systemctl stop etcd") // its data must not be heard of again
 	s.writesFor(w, 45*time.Second, "without etcd")
 	wrong := rotated
 	wrong.Etcd += fmt.Sprintf("\n  restore = { from = %q }", from+".none")
@@ -157,8 +158,9 @@ func TestEtcdRestore(t *testing.T) {
 	s.unlocked(ctx, args...)
 	t.Logf("etcd was back after %s", time.Since(begin).Round(time.Second))
 	for _, h := range s.hosts() {
-		s.on(h, "test -d /var/lib/etcd/dcs/before-* && test ! -e /etc/pgha/etcd/dcs/restore.db && ! systemctl is-active -q pgha-etcd-scratch.service && test ! -e /var/lib/etcd/dcs.scratch")
+		s.on(h, "test ! -e /etc/pgha/etcd/dcs/restore.db && ! systemctl is-active -q pgha-etcd-scratch.service && test ! -e /var/lib/etcd/dcs.scratch")
 	}
+	s.on("pg1", "test -d /var/lib/etcd/dcs/before-*/wal")
 	// The passwords that etcd knows are old ones; the nodes' count.
 	o = s.Plan(ctx)
 	has(t, o, "compare what etcd knows from "+from+" with the nodes")

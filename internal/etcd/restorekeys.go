@@ -110,7 +110,7 @@ func setPause(config string, pause bool) (string, bool) {
 
 // resumeTimeout is for how long it is waited for Patroni's nodes to come back: they
 // look for etcd in every turn, and one that gave up starts again after seconds.
-const resumeTimeout = 3 * time.Minute
+const resumeTimeout = 90 * time.Second
 
 // resume lets Patroni's clusters go on that the restore has paused, each as soon as
 // that can lose nothing. Those that cannot resume yet stay paused, which is told.
