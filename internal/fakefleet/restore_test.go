@@ -345,3 +345,26 @@ func TestRestoreAfterPowerCut(t *testing.T) {
 		})
 	}
 }
+
+// A cluster that is made anew with the attribute in its configuration has nothing to be
+// restored, then or later; nor has a member that joins one that was restored.
+func TestRestoreLeftInTheConfiguration(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, f *fakefleet.Fleet) {
+		s := restoreSpec(f, &etcd.Restore{Member: "pg1", Path: "/srv/old.db"})
+		all := s.Members
+		s.Members = map[string]etcd.Member{"pg1": all["pg1"]}
+		applyEtcd(t, f, "creator", s)
+		if p := applyEtcd(t, f, "again", s); p.Mutations() > 0 {
+			t.Errorf("applying again had steps: %v", p.Steps())
+		}
+		s.Members = all
+		f.Sleep(10 * time.Second)
+		applyEtcd(t, f, "grow", s)
+		if p := applyEtcd(t, f, "last", s); p.Mutations() > 0 {
+			t.Errorf("applying again had steps: %v", p.Steps())
+		}
+		if n := len(f.Etcd.Stores()); n != 1 {
+			t.Errorf("%d clusters were made", n)
+		}
+	})
+}
