@@ -327,6 +327,9 @@ func (p *restorePlanner) restorePlan() (engine.Plan, error) {
 	var prepare, configure []engine.Plan
 	var errs []error
 	for _, n := range names {
+		if p.begun != nil && p.r.Begun[n] == p.next && p.f.Hosts[n].Facts.Unit(Unit).Running() {
+			continue // it runs already with what it needs now
+		}
 		a, err := p.prepare(n)
 		errs = append(errs, problem.In(n, "", err))
 		b, err := p.configure(n)
@@ -364,7 +367,7 @@ func (p *restorePlanner) restorePlan() (engine.Plan, error) {
 			begins = append(begins, engine.Sequence(p.begin(n)))
 		}
 		if !begun || h.Facts.Unit(Unit).Active != "active" {
-			starts = append(starts, engine.Sequence(p.do.start(p.s, n)))
+			starts = append(starts, engine.Sequence(p.startRestored(n)))
 		}
 		if !finished {
 			done = append(done, engine.Sequence(p.markRestored(n)))
@@ -380,6 +383,9 @@ func (p *restorePlanner) restorePlan() (engine.Plan, error) {
 	whole := p.s
 	whole.Leaving = nil
 	plan = plan.Then(p.do.healthy(whole, false))
+	if p.s.Auth {
+		plan = plan.Then(p.refuseOld())
+	}
 	return plan.Then(p.do.resume(whole)).ThenParallel(clean...).ThenParallel(done...), nil
 }
 

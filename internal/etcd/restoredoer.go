@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -188,6 +189,7 @@ func (p *restorePlanner) markRestoring(name string) engine.Step {
 func (p *restorePlanner) markRestored(name string) engine.Step {
 	m := p.marker(name, true)
 	m.UID, m.Restored = p.next, p.s.Restore.key()
+	m.RestartDue = p.s.Auth // back to etcd's own tokens
 	return p.do.step(p.s, name, "etcd.restore.done", "note that the cluster was restored", engine.Safe, func(ctx context.Context) error {
 		return remote.WriteFile(ctx, p.do.host(p.s, name), m.file())
 	})
@@ -270,9 +272,54 @@ func (p *restorePlanner) begin(name string) engine.Step {
 		}
 		_, err := h.Run(ctx, host.Cmd{
 			Name: "etcd.restore.member", Script: remote.Script(scripts, "scripts/restore_member.sh"), Timeout: snapshotTimeout,
-			Args: []string{s.restorePath(), p.file.SHA256, s.DataDir(), p.next, name, strings.Join(cluster, ","), s.PeerURL(name), s.Name + "-" + p.next},
+			Args: []string{s.restorePath(), p.file.SHA256, s.DataDir(), p.next, name, strings.Join(cluster, ","), s.PeerURL(name), s.Name + "-" + p.next, s.tokenKeyPath()},
 		})
 		return err
+	})
+}
+
+// Etcd's own tokens have the index of its log in them at which they were given out, and
+// a member that has not come so far waits until it has, without an answer
+// (etcd, server/auth/simple_token.go). In a new cluster the log begins anew: whoever has
+// a token of the old one would wait for ever, and Patroni takes that for a member that
+// is down, not for a token that is none. With tokens of another kind the old ones are
+// refused at once, and so are these when the members go back to etcd's own.
+
+// tokenKeyPath is the key of those tokens.
+func (s Spec) tokenKeyPath() string { return Dir(s.Name) + "/restore.key" }
+
+// startRestored starts a member that begins anew, with tokens of the other kind.
+func (p *restorePlanner) startRestored(name string) engine.Step {
+	s, d := p.s, p.do
+	start := d.start(s, name)
+	do := start.Do
+	start.Do = func(ctx context.Context) error {
+		if s.Auth {
+			f := remote.File{Path: s.envPath(), Content: s.env(name), Group: account, Mode: "0640"}
+			f.Content = fmt.Appendf(f.Content, "ETCD_AUTH_TOKEN=%q\n", "jwt,sign-method=HS256,ttl=10m,priv-key="+s.tokenKeyPath())
+			if err := remote.WriteFile(ctx, d.host(s, name), f); err != nil {
+				return err
+			}
+		}
+		return do(ctx)
+	}
+	return start
+}
+
+// noticed is for how long the members have tokens of the other kind at least: until
+// every client has asked for something, and was told to log in again. Patroni asks in
+// each turn, of up to ten seconds and what it waits for etcd.
+const noticed = 45 * time.Second
+
+// refuseOld lets that time pass.
+func (p *restorePlanner) refuseOld() engine.Step {
+	return p.do.step(p.s, "", "etcd.restore.tokens", "wait until clients have logged in again", engine.Safe, func(ctx context.Context) error {
+		select {
+		case <-time.After(noticed):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	})
 }
 

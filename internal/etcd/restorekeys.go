@@ -124,8 +124,12 @@ func (d *Doer) resume(s Spec) engine.Step {
 			if err != nil {
 				return false, "", err
 			}
-			last, err = Resume(ctx, c, s.Name)
-			return err == nil && len(last) == 0, strings.Join(last, "; "), err
+			waiting, err := Resume(ctx, c, s.Name)
+			if err != nil {
+				return false, "", err // also where only time is up
+			}
+			last = waiting
+			return len(last) == 0, strings.Join(last, "; "), nil
 		})
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()

@@ -1,7 +1,8 @@
-# etcd.restore.member SNAPSHOT SHA256 DATA UID NAME CLUSTER PEER TOKEN: puts a
+# etcd.restore.member SNAPSHOT SHA256 DATA UID NAME CLUSTER PEER TOKEN KEY: puts a
 # member's data in place as a snapshot has it, as a new cluster's. What was in its
 # place is kept beside it, out of etcd's reach. The new data says in itself which
-# cluster it is of: with it there, nothing is done.
+# cluster it is of: with it there, nothing is done. KEY is made of the snapshot,
+# the same on all hosts, and nobody can tell it who has not read that.
 set -eu
 umask 077
 fail() {
@@ -15,6 +16,12 @@ active | activating | reloading | deactivating) fail "etcd.service runs: it has 
 esac
 sum=$(sha256sum <"$1")
 [ "${sum%% *}" = "$2" ] || fail "$1 is not the file that was agreed on: its sha256 is ${sum%% *}, expected $2"
+umask 027
+{ printf 'pgha.token.'; cat "$1"; } | sha256sum | head -c 64 >"$9.part"
+chown -- root:etcd "$9.part"
+chmod 0640 -- "$9.part"
+mv -fT -- "$9.part" "$9"
+umask 077
 [ -d "$3" ] || fail "$3 does not exist"
 new=$3/restored-$4
 rm -rf --one-file-system -- "$new"

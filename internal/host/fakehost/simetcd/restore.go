@@ -230,7 +230,7 @@ type restoredFrom struct {
 }
 
 func (s *Sim) restoreMember(o *fakehost.Op) error {
-	if !o.Need(8) {
+	if !o.Need(9) {
 		return o.Fail(2, "arguments")
 	}
 	files, dir, uid := o.Machine.Files, o.Arg(3), o.Arg(4)
@@ -259,6 +259,7 @@ func (s *Sim) restoreMember(o *fakehost.Op) error {
 		f.Content = content
 		files.Put(path.Join(dir, name), f)
 	}
+	files.Put(o.Arg(9), fakehost.File{Owner: "root", Group: "etcd", Mode: "640", Content: []byte(sha(append([]byte("pgha.token."), text...)))})
 	b, err := json.Marshal(restoredFrom{text, o.Arg(6), o.Arg(8), o.Arg(5)})
 	if err != nil {
 		return o.Fail(1, "%v", err)
