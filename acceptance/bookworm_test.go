@@ -31,6 +31,26 @@ func TestBookworm(t *testing.T) {
 	s.NoChanges(ctx)
 	w := s.write()
 
+	t.Run("what etcd and Patroni cannot do", func(t *testing.T) {
+		c := base
+		c.EtcdVersion = s.newest("etcd-server")
+		for _, refused := range []struct {
+			settings
+			says []string
+		}{
+			{c, []string{"cannot be brought to version", "members of 3.4 and 3.5 do not understand each other's log", "the order that works"}},
+			{settings{Cluster: base.Cluster, Etcd: "auth = false"}, []string{"Authentication of etcd cluster dcs cannot be changed now", "main/pg1 runs 3.0.2"}},
+		} {
+			s.configure(refused.settings)
+			o := s.Plan(ctx)
+			if o.Code != 1 {
+				t.Errorf("it is planned: exit status %d", o.Code)
+			}
+			has(t, o, refused.says...)
+		}
+		s.configure(base)
+	})
+
 	t.Run("a changed parameter", func(t *testing.T) {
 		changed := base
 		changed.Cluster = `synchronous_mode = "on"

@@ -61,10 +61,33 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
+// oldPatroni are the nodes whose Patroni is older than a version, each with its own.
+func (p *planner) oldPatroni(than string) string {
+	var old []string
+	for _, n := range sortedKeys(p.f.Nodes) {
+		if debver.Compare(p.f.Nodes[n], than) < 0 {
+			old = append(old, n+" runs "+p.f.Nodes[n])
+		}
+	}
+	return strings.Join(old, ", ")
+}
+
+// copesSince is the first line of Patroni that starts with a password where etcd 3.5
+// wants none. Before, it waits for an etcd that answers as 3.4 did (tried with 3.0.2
+// and 4.0.7, and with 4.1.5). Without a password it goes on sending its old token, and
+// is refused by members that have been restarted.
+const copesSince = "4.1"
+
 // turnsOff is the step that turns authentication off, if it is on and not wanted.
-func (p *planner) turnsOff() engine.Plan {
+func (p *planner) turnsOff() (engine.Plan, error) {
 	if !p.asked || p.s.Auth || !p.f.AuthOn {
-		return engine.Plan{}
+		return engine.Plan{}, nil
+	}
+	if old := p.oldPatroni(copesSince); old != "" {
+		return engine.Plan{}, &problem.Error{
+			Step: "check that everybody stays let in", Cause: fmt.Errorf("a Patroni before %s that has a password does not start where etcd 3.5 wants none, and without one is refused for its old token: %s", copesSince, old),
+			Left: "authentication, which is on.", Do: "bring Patroni to " + copesSince + " or later on all nodes first, or leave auth = true.",
+		}
 	}
 	return engine.Sequence(p.do.step(p.s, "", "etcd.auth.off", "turn authentication off: whoever reaches the client port then reads and writes everything", engine.Reload, func(ctx context.Context) error {
 		c, err := p.do.client(ctx, p.s)
@@ -72,7 +95,7 @@ func (p *planner) turnsOff() engine.Plan {
 			return err
 		}
 		return c.DisableAuth(ctx)
-	}))
+	})), nil
 }
 
 // turnsOn is the step that turns authentication on in a running cluster, or that
@@ -82,15 +105,17 @@ func (p *planner) turnsOn() (engine.Plan, error) {
 		return engine.Plan{}, nil
 	}
 	for _, m := range p.f.Live {
-		if !RefusesOldPatroni(m.Version) {
-			continue
+		since, why := "", ""
+		switch r, _, _ := releaseOf(m.Version); {
+		case RefusesOldPatroni(m.Version):
+			since, why = "4.1.1", "with authentication on, refuses what Patroni before 4.1.1 asks first"
+		case r.compare(release{3, 5}) >= 0:
+			since, why = copesSince, "while authentication is still off, keeps a Patroni before "+copesSince+" from starting that has a password already"
 		}
-		for _, n := range sortedKeys(p.f.Nodes) {
-			if debver.Compare(p.f.Nodes[n], "4.1.1") < 0 {
-				return engine.Plan{}, &problem.Error{
-					Step: "check that everybody can log in", Cause: fmt.Errorf("etcd %s, with authentication on, refuses what Patroni before 4.1.1 asks first, and %s runs %s", m.Version, n, p.f.Nodes[n]),
-					Left: "authentication, which is off.", Do: "bring Patroni to 4.1.1 or later on all nodes first, or leave auth = false.",
-				}
+		if old := p.oldPatroni(since); since != "" && old != "" {
+			return engine.Plan{}, &problem.Error{
+				Step: "check that everybody can log in", Cause: fmt.Errorf("etcd %s, %s: %s", m.Version, why, old),
+				Left: "authentication, which is off.", Do: "bring Patroni to " + since + " or later on all nodes first, or leave auth = false.",
 			}
 		}
 	}

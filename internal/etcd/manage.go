@@ -155,10 +155,10 @@ func (m *Manager) askMore(ctx context.Context, c Client, s Spec, f *Facts) error
 			return fmt.Errorf("the key %s cannot be read: %w", upgradeKey(s), err)
 		}
 	}
-	if f.AuthOn, err = c.AuthEnabled(ctx); err != nil || !s.Auth {
+	if f.AuthOn, err = c.AuthEnabled(ctx); err != nil {
 		return err
 	}
-	other := !f.AuthOn
+	other := f.AuthOn != s.Auth
 	for _, h := range f.Hosts {
 		other = other || !debver.Matches(s.Version, h.Facts.Package(serverPackage).Version)
 	}

@@ -260,7 +260,11 @@ func (p *planner) plan() (engine.Plan, error) {
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	plan = plan.ThenPlan(p.turnsOff()).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace()).ThenPlan(p.shrink())
+	off, err := p.turnsOff()
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	plan = plan.ThenPlan(off).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace()).ThenPlan(p.shrink())
 	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade())
 	if !p.rotation.dead {
 		roll = roll.ThenPlan(p.promote())

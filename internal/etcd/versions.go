@@ -112,7 +112,7 @@ func checkUpgrade(running []string, to string, auth authentication, changing boo
 			fmt.Sprintf("set version to one of %s, apply, and go on from there.", next))
 	case target == next && auth.on && oldest == release{3, 4}:
 		return refuseVersion(fmt.Sprintf("the cluster runs %s with authentication: members of 3.4 and 3.5 do not understand each other's log then, and it cannot be rolled to %s", running[0], to),
-			fmt.Sprintf("the order that works: set auth = false and apply; set version = %q and apply; set auth = true and apply. Until then TLS is what keeps others out.", to))
+			fmt.Sprintf("the order that works, with Patroni 4.1 or later on every node: set auth = false and apply; set version = %q and apply; set auth = true and apply. Until then TLS is what keeps others out. With an older Patroni there is none: make a second etcd cluster.", to))
 	case target == next && changing:
 		return refuseVersion(fmt.Sprintf("the cluster is to go from %s to %s, and its members are to change as well", oldest, target),
 			"apply the one first, then the other.")

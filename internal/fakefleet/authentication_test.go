@@ -47,6 +47,10 @@ func TestAuthenticationOffAndOn(t *testing.T) {
 		put("/pgha/patroni/service/main/nodes/pg1", `{"name":"pg1","etcd_login":true}`)
 		off := s
 		off.Auth = false
+		put("/service/main/members/pg9", `{"version":"4.0.7"}`)
+		_, err := f.Start("refused").EtcdManager().Apply(patient(t), off)
+		wantError(t, err, "main/pg9 runs 4.0.7")
+		f.Do(func() { f.Etcd.Stores()[0].Delete("/service/main/members/pg9") })
 		p := applyEtcd(t, f, "off", off)
 		if steps := p.Steps(); !slices.Equal(steps, []string{"etcd.auth.off@"}) {
 			t.Errorf("steps %v", steps)
