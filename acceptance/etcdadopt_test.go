@@ -2,7 +2,15 @@ package acceptance
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +31,63 @@ type etcdLayout struct {
 	becomes   string
 	restarts  string // what the members run with then
 	quota     int64  // bytes, as it was
+	tls       bool   // with certificates of their own
+}
+
+// secured is the layout with certificates, of an authority of their own, which are
+// good for servers and clients alike.
+func (l etcdLayout) secured() etcdLayout {
+	l.tls = true
+	l.config = strings.ReplaceAll(l.config, "http://", "https://")
+	if strings.Contains(l.config, "ETCD_NAME") {
+		for _, kind := range []string{"", "PEER_"} {
+			l.config += "ETCD_" + kind + "CERT_FILE=/etc/etcd/tls/server.crt\nETCD_" + kind + "KEY_FILE=/etc/etcd/tls/server.key\nETCD_" + kind + "TRUSTED_CA_FILE=/etc/etcd/tls/ca.crt\n"
+		}
+		return l
+	}
+	for _, kind := range []string{"client", "peer"} {
+		l.config += kind + "-transport-security:\n  cert-file: /etc/etcd/tls/server.crt\n  key-file: /etc/etcd/tls/server.key\n  trusted-ca-file: /etc/etcd/tls/ca.crt\n"
+	}
+	return l
+}
+
+// certificates makes an authority and one certificate for all hosts, in PEM.
+func (l etcdLayout) certificates(s *site) (authority, certificate, key string) {
+	s.t.Helper()
+	must := func(err error) {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	sign := func(c, parent *x509.Certificate, signer *ecdsa.PrivateKey) (string, *ecdsa.PrivateKey) {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(err)
+		if signer == nil {
+			signer = k
+		}
+		c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().AddDate(20, 0, 0)
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, &k.PublicKey, signer)
+		must(err)
+		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), k
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "their authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	authority, caKey := sign(ca, ca, nil)
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "etcd"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	for _, h := range s.lab.Hosts() {
+		leaf.IPAddresses = append(leaf.IPAddresses, net.ParseIP(h.Addr))
+	}
+	certificate, leafKey := sign(leaf, ca, caKey)
+	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
+	must(err)
+	return authority, certificate, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// etcdctl is the command with what it needs to log in, on a member's host.
+func (l etcdLayout) etcdctl() string {
+	if !l.tls {
+		return "ETCDCTL_API=3 etcdctl "
+	}
+	return "ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/server.crt --key /etc/etcd/tls/server.key "
 }
 
 // Autobase has a file of variables, and a shell start a program of its own.
@@ -115,7 +180,9 @@ enable-pprof: yes
 // etcd is given back.
 func TestEtcdAdoptLayouts(t *testing.T) {
 	t.Parallel()
-	for name, l := range map[string]etcdLayout{"Autobase": autobaseLayout, "Pigsty": pigstyLayout} {
+	for name, l := range map[string]etcdLayout{
+		"Autobase": autobaseLayout, "Pigsty": pigstyLayout, "AutobaseTLS": autobaseLayout.secured(), "PigstyTLS": pigstyLayout.secured(),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			etcdAdopt(t, l)
@@ -129,8 +196,9 @@ func (l etcdLayout) lay(s *site, version string) {
 	s.t.Helper()
 	var members []string
 	for _, h := range s.lab.Hosts() {
-		members = append(members, fmt.Sprintf("%s=http://%s:2380", h.Name, h.Addr))
+		members = append(members, fmt.Sprintf("%s=%s://%s:2380", h.Name, map[bool]string{true: "https", false: "http"}[l.tls], h.Addr))
 	}
+	authority, certificate, key := l.certificates(s)
 	for _, h := range s.lab.Hosts() {
 		s.on(h.Name, fmt.Sprintf(`set -e
 mkdir -p /tmp/etcd && cd /tmp/etcd
@@ -147,13 +215,21 @@ cat >%[4]s <<'END'
 %[5]sEND
 cat >/etc/etcd/etcd.conf <<'END'
 %[6]sEND
+if %[7]t; then
+	install -d -o root -g root -m 755 /etc/etcd/tls
+	printf %%s '%[8]s' >/etc/etcd/tls/ca.crt
+	printf %%s '%[9]s' >/etc/etcd/tls/server.crt
+	printf %%s '%[10]s' >/etc/etcd/tls/server.key
+	chown etcd:etcd /etc/etcd/tls/*
+	chmod 600 /etc/etcd/tls/server.key
+fi
 systemctl daemon-reload
 systemctl -q enable etcd 2>&1
-systemctl start --no-block etcd`, version, l.bin, l.data, l.unit, l.text, fmt.Sprintf(l.config, h.Name, h.Addr, strings.Join(members, ","))))
+systemctl start --no-block etcd`, version, l.bin, l.data, l.unit, l.text, fmt.Sprintf(l.config, h.Name, h.Addr, strings.Join(members, ",")), l.tls, authority, certificate, key))
 	}
 	for _, h := range s.lab.Hosts() {
 		s.eventually("etcd on "+h.Name, time.Minute, func(ctx context.Context) (bool, string) {
-			out, err := s.lab.SSH(ctx, h.Name, "ETCDCTL_API=3 etcdctl endpoint health 2>&1")
+			out, err := s.lab.SSH(ctx, h.Name, l.etcdctl()+"endpoint health 2>&1")
 			return err == nil, fmt.Sprint(out, err)
 		})
 	}
@@ -169,10 +245,6 @@ systemctl show -p MainPID -p InvocationID --value etcd; apt-mark showhold`))
 	return b.String()
 }
 
-func (s *site) etcdKeys(host string) string {
-	return s.on(host, "ETCDCTL_API=3 etcdctl get --prefix --keys-only / | grep . || true")
-}
-
 func etcdAdopt(t *testing.T, l etcdLayout) {
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: []string{"e1", "e2", "e3"}}}})
@@ -180,7 +252,7 @@ func etcdAdopt(t *testing.T, l etcdLayout) {
 	s := &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}
 	version := s.oldest("etcd-server")
 	l.lay(s, version)
-	s.on("e1", "ETCDCTL_API=3 etcdctl put /witness 'still there'")
+	s.on("e1", l.etcdctl()+"put /witness 'still there'")
 
 	var id, members []string
 	for _, h := range lab.Hosts() {
@@ -198,12 +270,12 @@ resource "pgha_etcd_cluster" "dcs" {
   version = %q
   members = {
 %s  }
-  tls  = false
+  tls  = %t
   auth = false
   deletion_protection = %t
   %s
 }
-`, version, strings.Join(members, ""), protect, settings))
+`, version, strings.Join(members, ""), l.tls, protect, settings))
 	}
 	status := func() etcdStatus {
 		st := s.etcdStatus(ctx)
@@ -220,11 +292,11 @@ resource "pgha_etcd_cluster" "dcs" {
 	if after := l.traces(s); after != before {
 		t.Fatalf("importing changed the hosts:\n%s\nwas\n%s", after, before)
 	}
-	if keys := s.etcdKeys("e1"); keys != "/witness" {
+	if keys := s.on("e1", l.etcdctl()+"get --prefix --keys-only / | grep . || true"); keys != "/witness" {
 		t.Errorf("importing wrote into etcd:\n%s", keys)
 	}
 	for _, m := range status().Members {
-		if m.Version != version || !m.Healthy || m.Quota != l.quota {
+		if m.Version != version || !m.Healthy || m.Quota != l.quota || (m.ServerExpires != "") != l.tls || (m.CAExpires != "") != l.tls {
 			t.Errorf("status: %+v", m)
 		}
 	}
@@ -249,6 +321,8 @@ tr '\0' '\n' </proc/$(systemctl show -p MainPID --value etcd)/environ | grep -qx
 test "$(readlink /proc/$(systemctl show -p MainPID --value etcd)/exe)" = %[2]s/etcd
 test -d %[3]s/member
 test ! -e /var/lib/etcd/dcs
+test ! -e /etc/pgha/ca
+! grep -rls 'PRIVATE KEY' /etc/pgha
 ! dpkg-query -W -f '${db:Status-Status}' etcd-server 2>/dev/null | grep -q installed
 test -z "$(apt-mark showhold)"`, l.restarts, l.bin, l.data))
 		// What etcd itself says it runs with: what was not changed is as it was.
@@ -271,6 +345,25 @@ test -z "$(apt-mark showhold)"`, l.restarts, l.bin, l.data))
 		t.Errorf("the leader %s has taken no snapshot: %+v", st.Leader, st.Snapshot)
 	}
 
+	if l.tls {
+		// Patroni would need certificates that nobody here can make.
+		s.Write("patroni.tf", `resource "pgha_patroni_cluster" "main" {
+  scope            = "main"
+  etcd             = pgha_etcd_cluster.dcs.access
+  allowed_networks = ["samenet"]
+}
+`)
+		o := s.TryApply(ctx)
+		if o.Code == 0 {
+			t.Errorf("a Patroni cluster was made on it:\n%s", o.Text)
+		}
+		has(t, o, "the certificates of the etcd cluster dcs were made by somebody else")
+		s.Write("patroni.tf", "")
+		if o.Contains("PRIVATE KEY") {
+			t.Error("a key is in the output")
+		}
+	}
+
 	// Somebody edits the old file: it is of no account any more. A host that boots
 	// starts with what was applied.
 	s.on("e2", "echo '# edited' >>/etc/etcd/etcd.conf")
@@ -290,7 +383,7 @@ test -z "$(apt-mark showhold)"`, l.restarts, l.bin, l.data))
 		s.on(h.Name, "systemctl -q enable etcd 2>&1; systemctl start --no-block etcd")
 	}
 	s.eventually("etcd with what was in it", time.Minute, func(ctx context.Context) (bool, string) {
-		out, err := lab.SSH(ctx, "e1", "ETCDCTL_API=3 etcdctl get --print-value-only /witness")
+		out, err := lab.SSH(ctx, "e1", l.etcdctl()+"get --print-value-only /witness")
 		return err == nil && strings.TrimSpace(out) == "still there", fmt.Sprint(out, err)
 	})
 }

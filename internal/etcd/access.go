@@ -44,11 +44,13 @@ type Access struct {
 	// Passive are members that can be asked about themselves and nothing else: they
 	// do not vote yet, or are away. They refuse whatever else a client asks.
 	Passive map[string]bool
+	// Theirs: somebody else made the cluster's certificates.
+	Theirs bool
 }
 
 // Access is how to reach the cluster that the spec describes.
 func (s Spec) Access() Access {
-	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members, Authority: s.Authority}
+	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members, Authority: s.Authority, Theirs: s.TLS && s.Adopted()}
 }
 
 // reach is how to reach all members that there may be, those too that are to
@@ -68,7 +70,7 @@ func (s Spec) reach() Access {
 // Key identifies the cluster among those that a process talks to.
 func (a Access) Key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %v %v %d", a.Name, a.TLS, a.Auth, a.ClientPort)
+	fmt.Fprintf(&b, "%s %v %v %v %d", a.Name, a.TLS, a.Theirs, a.Auth, a.ClientPort)
 	for _, n := range a.Names() {
 		fmt.Fprintf(&b, " %s=%+v %v", n, a.Members[n], a.Passive[n])
 	}
@@ -128,7 +130,7 @@ func (a Access) trouble(ctx context.Context, fleet host.Fleet, err error) error 
 				return
 			}
 			if facts.Unit(Unit).Running() {
-				if over := (&HostFacts{Name: n, Facts: facts}).ended(of, time.Now()); a.TLS && over != nil {
+				if over := (&HostFacts{Name: n, Facts: facts}).ended(of, time.Now()); a.TLS && !a.Theirs && over != nil {
 					errs[i] = &problem.Error{
 						Host: n, Step: step, Cause: over, Left: "everything.",
 						Do: "apply the cluster's pgha_etcd_cluster resource alone first (terraform apply -target=pgha_etcd_cluster.NAME): it makes new certificates, which the running members take.",
@@ -213,9 +215,15 @@ type session struct {
 	credentials Credentials
 	authority   []byte
 	certificate []byte
+	// Of a cluster whose certificates somebody else made, the key is there too.
+	theirs bool
+	key    []byte
 }
 
 func (s session) tls(key *ecdsa.PrivateKey) (*tls.Config, error) {
+	if s.theirs {
+		return s.theirTLS()
+	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(s.authority) {
 		return nil, fmt.Errorf("host %s has no certificate authority for it", s.host)
@@ -275,6 +283,9 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 }
 
 func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, error) {
+	if a.Theirs {
+		return a.askTheirs(ctx, h)
+	}
 	res, err := h.Run(ctx, host.Cmd{
 		Name: "etcd.session", Script: pki.Script(scripts, "scripts/session.sh"),
 		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject, nextAuthority(a.Name).Path(), Spec{Name: a.Name}.authorityPath()},

@@ -72,6 +72,9 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 	}
 	differ := without(agree(all), "version")
 	if len(differ) == 0 {
+		if err := m.checkTheirs(ctx, all[s.Names()[0]]); err != nil {
+			return s, err
+		}
 		if err := m.runningVersions(ctx, all[s.Names()[0]], all); err != nil {
 			return s, err
 		}
@@ -90,7 +93,7 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 		}
 	}
 	found.Members = members
-	if found.UID == "" || found.Adopted() {
+	if found.Adopted() {
 		if err := checkFound(found); err != nil {
 			return s, err
 		}
@@ -151,8 +154,16 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 		return s, err
 	}
 	s.ClientPort, s.PeerPort, s.TLS = clientPort, peerPort, tls
-	if !ours && (tls || peerTLS) {
-		return refuse("it uses TLS with certificates that this provider has not made, which this release cannot take over", "leave the cluster as it is; Patroni clusters on it cannot be managed yet.")
+	if !ours && tls != peerTLS {
+		return refuse("clients reach it with "+protocol(tls)+" and the other members with "+protocol(peerTLS)+", which this release cannot manage", "make both alike first, one member at a time.")
+	}
+	if !ours {
+		s.UID = adoptedPrefix // whose certificates they are is known by that
+	}
+	if !ours && tls {
+		if err := running.theirFiles().check(running); err != nil {
+			return s, err
+		}
 	}
 	if marker != nil {
 		s.UID = marker.UID
@@ -162,6 +173,13 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 		s.Version = debver.Upstream(f.Package(serverPackage).Version)
 	}
 	return s, nil
+}
+
+func protocol(tls bool) string {
+	if tls {
+		return "https"
+	}
+	return "http"
 }
 
 // standardPort is etcd's own for clients.
@@ -197,7 +215,7 @@ func (m *Manager) membership(ctx context.Context, s *Spec) error {
 			Do: "name all of them, and no other.",
 		}
 	}
-	if s.UID != "" {
+	if s.UID != adoptedPrefix {
 		return nil
 	}
 	st, err := c.Status(ctx, s.ClientURL(s.Names()[0]))
@@ -210,7 +228,7 @@ func (m *Manager) membership(ctx context.Context, s *Spec) error {
 	if errors.Is(err, ErrAuth) {
 		return &problem.Error{
 			Step: "read a key", Cause: fmt.Errorf("the cluster wants a user and a password that this provider has not made: %w", err),
-			Do: "leave the cluster as it is; one with authentication of its own cannot be taken over yet.",
+			Do: "leave the cluster as it is: this provider would need its root password for every change, and knows none but its own. One without users can be taken up.",
 		}
 	}
 	return err

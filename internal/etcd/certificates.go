@@ -39,7 +39,7 @@ func (s Spec) renewBefore() time.Duration {
 // authority makes the cluster's certificate authority on the first host and
 // copies it to the others: whichever host is lost, the others can sign.
 func (p *planner) authority() engine.Plan {
-	if !p.s.TLS {
+	if !p.s.ownTLS() {
 		return engine.Plan{}
 	}
 	if p.rotation.on() {
@@ -93,7 +93,7 @@ func (p *planner) anyAuthority() []byte {
 // listener.go), so that nothing is restarted for new ones.
 func (p *planner) certificates(name string) engine.Plan {
 	var plan engine.Plan
-	if !p.s.TLS {
+	if !p.s.ownTLS() {
 		return plan
 	}
 	h, authority, r := p.f.Hosts[name], p.anyAuthority(), p.rotation
@@ -126,7 +126,7 @@ func (p *planner) certificates(name string) engine.Plan {
 func (p *planner) lockedOut() bool {
 	for _, n := range p.stay {
 		h := p.f.Hosts[n]
-		if p.s.TLS && h.Facts.Unit(Unit).Running() && h.ended(p.s, p.now) != nil {
+		if p.s.ownTLS() && h.Facts.Unit(Unit).Running() && h.ended(p.s, p.now) != nil {
 			return true
 		}
 	}

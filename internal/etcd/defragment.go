@@ -69,7 +69,7 @@ func (d *Doer) stepDown(ctx context.Context, s Spec, name string) error {
 // Defragment gives back what is free in the databases of a cluster's members: of
 // those where it is at least so much, in bytes. It returns what it did, a line each.
 func (m *Manager) Defragment(ctx context.Context, a Access, above int64) (report []string, err error) {
-	s := Spec{Name: a.Name, TLS: a.TLS, Auth: a.Auth, ClientPort: a.ClientPort, Members: a.Members}
+	s := Spec{Name: a.Name, UID: a.uid(), TLS: a.TLS, Auth: a.Auth, ClientPort: a.ClientPort, Members: a.Members}
 	ctx, unlock, err := m.lock(ctx, s)
 	if err != nil {
 		return nil, err

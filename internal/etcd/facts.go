@@ -138,7 +138,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	}
 	s.probeSnapshots(&p)
 	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
-	if s.TLS {
+	if s.ownTLS() {
 		for _, a := range s.authorities() {
 			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")
 		}
@@ -155,7 +155,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if hf.Marker, err = readMarker(facts); err != nil {
 		return nil, err
 	}
-	if s.TLS {
+	if s.ownTLS() {
 		hf.Trusted = facts.Path(s.authorityPath()).Content
 		for i, into := range []*[]byte{&hf.Authority, &hf.Next, &hf.Old} {
 			if a := s.authorities()[i]; facts.Path(a.Path() + "/ca.key").Exists() {

@@ -101,6 +101,12 @@ func (p *planner) otherVersion(name string) bool {
 // package: another version than runs, and snapshots without etcdctl.
 func (p *planner) checkForeign() error {
 	var errs []error
+	if p.s.TLS && p.s.Adopted() && (p.s.RenewBefore != 0 || p.s.Authority != "") {
+		errs = append(errs, &problem.Error{
+			Step: "look for what makes the cluster's certificates", Cause: errors.New("somebody else does, and they cannot be renewed or replaced from here"),
+			Left: "the certificates, as they are.", Do: "leave certificates out of the configuration.",
+		})
+	}
 	for _, n := range p.s.Names() {
 		h := p.f.Hosts[n]
 		if !h.foreign() {

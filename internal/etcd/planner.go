@@ -33,7 +33,7 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	p := planner{s: s, f: f, uid: uid, now: now, do: do}
+	p := planner{s: s.withTheirs(f), f: f, uid: uid, now: now, do: do}
 	if p.credentials, err = p.findCredentials(); err != nil {
 		return engine.Plan{}, err
 	}
@@ -91,7 +91,7 @@ func ownership(s Spec, f Facts, uid string) (string, error) {
 			found[s.UID] = append(found[s.UID], name)
 		case s.Adopted() && !unit.Running():
 			refuse("etcd does not run on this host, and "+MarkerPath+" does not say whose it is: it was imported, and nothing has been applied since",
-				"start it (systemctl start "+Unit+"), then plan again.")
+				"start it (systemctl start "+Unit+"), then plan again. A new member cannot be given to a cluster that somebody else made: add it as the others were made, then import the cluster anew.")
 		case unit.Active == "active" || unit.Active == "activating":
 			refuse("an etcd that is not ours is running on this host"+defaultData(foreign),
 				"stop and disable it if nothing needs it (systemctl disable --now etcd), then apply again; its data is not touched.")
@@ -326,7 +326,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			hold = append(hold, pkg)
 		}
 	}
-	if p.s.TLS && !h.Facts.Package("openssl").Installed {
+	if p.s.ownTLS() && !h.Facts.Package("openssl").Installed {
 		pins = append(pins, remote.Pin{Name: "openssl"})
 	}
 	if len(pins) > 0 {

@@ -137,6 +137,9 @@ func (s Spec) snapshotArgs(name string, keep int, when, credentials string) []st
 	if s.TLS {
 		certificates = Dir(s.Name)
 	}
+	if theirs, ok := s.Theirs[name]; ok {
+		certificates = theirs.argument()
+	}
 	if !s.Auth {
 		credentials = ""
 	}

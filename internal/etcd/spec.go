@@ -68,6 +68,10 @@ type Spec struct {
 
 	// Restore asks for the data to be put back; nil if nobody does.
 	Restore *Restore
+
+	// Theirs are where the certificates of a cluster that somebody else made are, by
+	// member; found on its hosts.
+	Theirs map[string]theirFiles
 }
 
 // Member is one member of the cluster.

@@ -138,7 +138,7 @@ func (a Access) look(ctx context.Context, h host.Host) (*hostView, error) {
 	server, peer, authority := dir+"/server.crt", dir+"/peer.crt", dir+"/ca.crt"
 	var p remote.Probe
 	p.Unit(Unit).Process(Unit).Package(serverPackage).Unit(SnapshotTimer).Unit(SnapshotService)
-	if a.TLS {
+	if a.TLS && !a.Theirs {
 		p.Content(server).Content(peer).Content(authority)
 	}
 	f, err := p.Run(ctx, h)
@@ -153,6 +153,9 @@ func (a Access) look(ctx context.Context, h host.Host) (*hostView, error) {
 	running, _, err := runningSettings(ctx, h, f.Process(Unit))
 	if err == nil { // else it cannot be told
 		v.quota = (&HostFacts{Facts: f, Running: running}).quota()
+	}
+	if a.TLS && a.Theirs {
+		return v, v.theirCertificates(ctx, h, running)
 	}
 	if a.TLS {
 		v.server, v.peer, v.authority = ends(f.Path(server)), ends(f.Path(peer)), ends(f.Path(authority))

@@ -20,6 +20,7 @@ type layout struct {
 	name  string
 	bin   string // folder of the program
 	data  string
+	tls   bool
 	unit  string
 	files func(m *fakehost.Machine, peers string) map[string]string
 	spec  func(s *etcd.Spec) // what the configuration has to say
@@ -102,20 +103,22 @@ peer-transport-security:
 	},
 }
 
-var layouts = []layout{autobase, pigsty}
+var layouts = []layout{autobase, pigsty, secured(autobase), secured(pigsty)}
 
 // laid runs a test on a cluster in somebody else's layout, which runs. The spec is
 // what a configuration says that describes it.
 func laid(t *testing.T, seed uint64, l layout, test func(t *testing.T, f *fakefleet.Fleet, s etcd.Spec)) {
 	t.Helper()
+	keysOfTheirs() // before time stands still
 	bubble(t, seed, func(t *testing.T, f *fakefleet.Fleet) {
 		s := f.EtcdSpec()
-		s.Version, s.TLS, s.Auth = foreignVersion, false, false
+		s.Version, s.TLS, s.Auth = foreignVersion, l.tls, false
+		scheme := map[bool]string{true: "https://", false: "http://"}[l.tls]
 		l.spec(&s)
 		f.Do(func() {
 			var peers []string
 			for _, m := range f.Machines() {
-				peers = append(peers, m.Name+"=http://"+m.Address+":2380")
+				peers = append(peers, m.Name+"="+scheme+m.Address+":2380")
 			}
 			for _, m := range f.Machines() {
 				f.Etcd.ByHand(m, l.bin, foreignVersion, l.unit, l.files(m, strings.Join(peers, ",")))
@@ -210,7 +213,7 @@ func TestLayouts(t *testing.T) {
 					}
 					s.UID = found.UID
 					if found.Version != s.Version || found.Heartbeat != s.Heartbeat || found.Election != s.Election || found.QuotaBytes != s.QuotaBytes ||
-						found.CompactionRetention != s.CompactionRetention || found.TLS || found.Auth || found.ClientPort != 2379 || !found.Adopted() {
+						found.CompactionRetention != s.CompactionRetention || found.TLS != l.tls || found.Auth || found.ClientPort != 2379 || !found.Adopted() {
 						t.Errorf("found %+v", found)
 					}
 					undrifted(t, f, s, "reader")

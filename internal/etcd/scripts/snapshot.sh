@@ -2,15 +2,24 @@
 # snapshot of the cluster from the member at URL, verifies it, and then removes
 # this member's oldest ones until KEEP are left; 0 removes none. WHEN is "leader",
 # which does nothing unless this member leads, or "always". CERTIFICATES is a
-# folder, CREDENTIALS a file; empty where the cluster has none.
+# folder, or "AUTHORITY:CERTIFICATE:KEY" of which the last two may be empty;
+# CREDENTIALS is a file. Empty where the cluster has none.
 # A unit runs this as etcd's account, an apply as root.
 set -eu
 umask 077
 dir=$1 keep=$2 member=$3
 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS="$5" ETCDCTL_DIAL_TIMEOUT=10s ETCDCTL_COMMAND_TIMEOUT=30s
-if [ "$6" ]; then
+case $6 in
+'') ;;
+*:*:*)
+	rest=${6#*:}
+	export ETCDCTL_CACERT="${6%%:*}"
+	if [ "${rest%:*}" ]; then export ETCDCTL_CERT="${rest%:*}" ETCDCTL_KEY="${rest#*:}"; fi
+	;;
+*)
 	export ETCDCTL_CACERT="$6/ca.crt" ETCDCTL_CERT="$6/server.crt" ETCDCTL_KEY="$6/server.key"
-fi
+	;;
+esac
 if [ "$7" ]; then
 	# In the environment, which only this account and root can see.
 	user=pgha:$(sed -n 's/.*"pgha":"\([^"]*\)".*/\1/p' "$7")

@@ -1,6 +1,7 @@
 package fakehost
 
 import (
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -106,6 +107,21 @@ func (w *World) checkArguments() {
 	for _, c := range w.Calls() {
 		if leaks := w.Leaks(strings.Join(append(c.Args, c.Name, c.User), "\n")); len(leaks) > 0 {
 			w.TB.Errorf("a secret is among the arguments of %s on %s (%v)", c.Name, c.Host, leaks)
+		}
+	}
+}
+
+// checkOutput fails the test if a command may be logged with its output, and a secret
+// is in that: as it is, or as the content of a file that a probe has asked for.
+func (w *World) checkOutput(cmd host.Cmd, out []byte) {
+	if cmd.Sensitive {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		_, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		decoded, _ := base64.StdEncoding.DecodeString(value)
+		if leaks := w.Leaks(line + string(decoded)); len(leaks) > 0 {
+			w.TB.Errorf("a secret is in what %s answers, which may be logged (%v)", cmd.Name, leaks)
 		}
 	}
 }

@@ -229,6 +229,7 @@ func (v *view) Run(ctx context.Context, cmd host.Cmd) (host.Result, error) {
 		}
 		return err
 	})
+	w.checkOutput(cmd, res.Stdout)
 	return res, v.translate(cmd.Name, err)
 }
 

@@ -120,6 +120,7 @@ func AccessFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (e
 	a := etcd.Access{
 		Name: v.Name.ValueString(), TLS: v.TLS.ValueBool(), Auth: v.Auth.ValueBool(),
 		ClientPort: int(v.ClientPort.ValueInt64()), Members: map[string]etcd.Member{}, Authority: v.Authority.ValueString(),
+		Theirs: v.TLS.ValueBool() && etcd.AdoptedUID(v.UID.ValueString()),
 	}
 	for name, text := range v.Members {
 		m, err := parseMember(name, text.ValueString())

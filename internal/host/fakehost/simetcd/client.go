@@ -32,9 +32,11 @@ func (s *Sim) Opener(p *fakehost.Process) func(context.Context, etcd.Access) (et
 			c.identity = Identity{Client: fmt.Sprintf("%d of the provider", s.clients), Authorities: cfg.Authority}
 		})
 		if a.TLS {
-			if len(cfg.TLS.Certificates) == 0 {
+			if len(cfg.TLS.Certificates) == 0 && !a.Theirs {
 				return nil, errors.New("the login gave no certificate")
 			}
+		}
+		if a.TLS && len(cfg.TLS.Certificates) > 0 {
 			c.identity.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cfg.TLS.Certificates[0].Certificate[0]})
 		}
 		err = c.do(ctx, "login", false, nil, func(st *Store) error {

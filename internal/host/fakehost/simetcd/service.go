@@ -184,6 +184,9 @@ func (s *service) check(env map[string]string) error {
 		return nil
 	}
 	for _, kind := range []string{"", "PEER_"} {
+		if env["ETCD_"+kind+"CERT_FILE"] == "" {
+			continue
+		}
 		if err := s.checkTLS(env, kind); err != nil {
 			return err
 		}
@@ -210,11 +213,14 @@ func (s *service) checkTLS(env map[string]string, kind string) error {
 	if err != nil {
 		return err
 	}
-	authority, err := read("TRUSTED_CA_FILE")
-	if err != nil {
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
 		return err
 	}
-	if _, err := tls.X509KeyPair(cert, key); err != nil {
+	if env["ETCD_"+kind+"TRUSTED_CA_FILE"] == "" {
+		return nil
+	}
+	authority, err := read("TRUSTED_CA_FILE")
+	if err != nil {
 		return err
 	}
 	block, _ := pem.Decode(cert)
@@ -227,10 +233,10 @@ func (s *service) checkTLS(env map[string]string, kind string) error {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 		return err
 	}
-	if cn := env["ETCD_PEER_CERT_ALLOWED_CN"]; kind == "PEER_" && leaf.Subject.CommonName != cn {
+	if cn := env["ETCD_PEER_CERT_ALLOWED_CN"]; kind == "PEER_" && cn != "" && leaf.Subject.CommonName != cn {
 		return fmt.Errorf("CommonName of the peer's certificate is %q, not %q", leaf.Subject.CommonName, cn)
 	}
-	if kind == "" && leaf.Subject.CommonName != "" {
+	if own := env["ETCD_PEER_CERT_ALLOWED_CN"] != ""; own && kind == "" && leaf.Subject.CommonName != "" {
 		return errors.New("the gateway refuses a client certificate with a CommonName")
 	}
 	return nil

@@ -74,7 +74,7 @@ func (st *Store) linked(a, b *member) bool {
 	if !a.machine.Reaches(b.machine) {
 		return false
 	}
-	if a == b || !a.secure() {
+	if a == b || a.env["ETCD_PEER_CERT_FILE"] == "" {
 		return true
 	}
 	if a.name > b.name {
@@ -127,7 +127,7 @@ func (s *Sim) connect(id Identity, m *member) error {
 		return nil
 	}
 	err := trusted(m.certificate(""), id.Authorities, x509.ExtKeyUsageServerAuth)
-	if err == nil {
+	if err == nil && (m.env["ETCD_TRUSTED_CA_FILE"] != "" || m.env["ETCD_CLIENT_CERT_AUTH"] == "true") {
 		err = trusted(id.Certificate, m.trust.clients, x509.ExtKeyUsageClientAuth)
 	}
 	if err != nil {
