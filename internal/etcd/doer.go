@@ -280,7 +280,7 @@ func ill(list []MemberHealth) (string, error) {
 func (d *Doer) waitFor(ctx context.Context, s Spec, ill func([]MemberHealth) (string, error)) error {
 	restarts := map[string]int{}
 	looked, patience := time.Now(), lookAgain
-	return wait.Until(ctx, d.Log, "every member of the etcd cluster "+s.Name+" to be healthy", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+	return wait.Until(ctx, d.Log, "every member of the etcd cluster "+s.Name+" to be healthy", 100*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		begin := time.Now()
 		sick, err := d.sick(ctx, s, patience, ill)
 		if err == nil && sick == "" {

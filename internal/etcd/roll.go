@@ -106,11 +106,6 @@ func (d *Doer) turn(s Spec, t turn) engine.Step {
 		if err := remote.WriteFile(ctx, h, t.marker.file()); err != nil {
 			return err
 		}
-		if t.upgrade != nil {
-			if err := d.dropPrevious(ctx, h); err != nil {
-				return err
-			}
-		}
 		d.Log.InfoContext(ctx, "an etcd member is back", "host", t.name, "took", time.Since(begin).Round(time.Millisecond).String())
 		return nil
 	})
