@@ -304,8 +304,12 @@ func (p *nodePlanner) locked() bool {
 	return !member && len(p.f.Facts.Port(p.n.Cluster.APIPort)) == 0
 }
 
-// logsIn reports whether the node has a user and a password for etcd.
+// logsIn reports whether the node has a user and a password for etcd. Of one that was
+// adopted it is not known: its file is somebody else's.
 func (p *nodePlanner) logsIn() bool {
+	if p.n.Cluster.Adopted() {
+		return false
+	}
 	return p.n.Cluster.Etcd.Auth || p.k != nil && p.k.Secrets != nil && p.k.Secrets.LogsIn
 }
 
@@ -316,8 +320,8 @@ func (p *nodePlanner) logsIn() bool {
 func (p *nodePlanner) record() NodeRecord {
 	r := record(p.n, p.f)
 	r.LogsIn = p.logsIn()
-	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
-		r.LogsIn = r.LogsIn && p.k.Nodes[p.n.Name].LogsIn
+	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; r.LogsIn && p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
+		r.LogsIn = p.k.Nodes[p.n.Name].LogsIn
 	}
 	if p.n.Cluster.Etcd.TLS && !p.n.Cluster.Adopted() {
 		r.ClientTrust = etcd.TrustOf(p.etcdAuthority)
