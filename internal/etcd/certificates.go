@@ -9,6 +9,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
@@ -71,6 +72,27 @@ func (p *planner) authority() engine.Plan {
 		copies = append(copies, engine.Sequence(p.do.copyAuthority(p.s, holder, from, n)))
 	}
 	return plan.ThenParallel(copies...)
+}
+
+// checkAuthority refuses to go on where the authority's key is on no host any more. A
+// new one would be trusted by nobody who runs.
+func (p *planner) checkAuthority() error {
+	if !p.s.ownTLS() || !p.formed() {
+		return nil
+	}
+	for _, hosts := range []map[string]*HostFacts{p.f.Hosts, p.f.Leaving} {
+		for _, h := range hosts {
+			if h.Authority != nil || h.Next != nil || h.Old != nil {
+				return nil
+			}
+		}
+	}
+	return &problem.Error{
+		Step:  "find the cluster's certificate authority",
+		Cause: fmt.Errorf("%s is on none of the hosts any more, or has no key", Authority(p.s.Name).Path()),
+		Left:  "the etcd cluster, running with the certificates that it has.",
+		Do:    "restore that folder from a backup of any member's host (root only, 0700). Without it no certificate can be renewed and no member can join.",
+	}
 }
 
 // anyAuthority is the authority's certificate, nil if it is still to be made.

@@ -49,6 +49,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.findUpgrades(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.checkAuthority(); err != nil {
+		return engine.Plan{}, err
+	}
 	p.findRotation()
 	return p.plan()
 }

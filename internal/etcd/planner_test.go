@@ -202,6 +202,14 @@ func TestPlanRefuses(t *testing.T) {
 			fresh: true, state: func(f *fakefleet.Fleet) { f.Host(2).DiskKiB = 100 << 10 },
 			says: []string{"host pg2", "only 100 MiB free of the 256 MiB", "where /var/lib/etcd/dcs is to be"},
 		},
+		"an authority that is on no host any more": {
+			state: func(f *fakefleet.Fleet) {
+				for _, m := range f.Machines() {
+					m.Files.Remove("/etc/pgha/ca/etcd-dcs")
+				}
+			},
+			says: []string{"/etc/pgha/ca/etcd-dcs is on none of the hosts any more", "backup"},
+		},
 		"a version that no repository has": {
 			fresh: true, spec: func(s *etcd.Spec) { s.Version = "3.6.0" },
 			says: []string{"host pg1", "3.6.0", "3.5.16"},
