@@ -196,10 +196,7 @@ func TestAuthorityReplacedCrash(t *testing.T) {
 		}
 	})
 	t.Logf("changes of the three applies: %v", changes)
-	step := 1
-	if testing.Short() {
-		step = 15
-	}
+	step := stride(15, 5)
 	for i, total := range changes {
 		for k := 1; k <= total; k += step {
 			for _, after := range []bool{true, false} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -95,6 +96,19 @@ func wantError(t *testing.T, err error, parts ...string) {
 			t.Errorf("the error does not say %q:\n%v", p, err)
 		}
 	}
+}
+
+// stride is by how many changes a sweep goes on that kills a run at one after the
+// other: few in short tests, and each only where PGHA_EXHAUSTIVE is set, which takes
+// a quarter of an hour of both processors for the longest ones.
+func stride(short, usual int) int {
+	switch {
+	case testing.Short():
+		return short
+	case os.Getenv("PGHA_EXHAUSTIVE") != "":
+		return 1
+	}
+	return usual
 }
 
 type fakefleetOutcome = simpatroni.Outcome

@@ -302,10 +302,7 @@ func TestRestoreCrash(t *testing.T) {
 	for _, from := range []string{"snapshot", etcd.FromNothing} {
 		total = 0
 		t.Run(from, func(t *testing.T) { run(t, from) })
-		step := 1
-		if testing.Short() {
-			step = 5
-		}
+		step := stride(5, 3)
 		for k := 1; k <= total; k += step {
 			t.Run(fmt.Sprintf("%s before change %d", from, k), func(t *testing.T) { t.Parallel(); run(t, from, fakehost.CrashBefore(k)) })
 			t.Run(fmt.Sprintf("%s after change %d", from, k), func(t *testing.T) { t.Parallel(); run(t, from, fakehost.CrashAfter(k)) })
