@@ -196,7 +196,7 @@ func TestAuthorityReplacedCrash(t *testing.T) {
 		}
 	})
 	t.Logf("changes of the three applies: %v", changes)
-	step := stride(15, 5)
+	step := stride(15, 9)
 	for i, total := range changes {
 		for k := 1; k <= total; k += step {
 			for _, after := range []bool{true, false} {

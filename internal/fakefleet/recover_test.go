@@ -171,7 +171,7 @@ func TestRecoverCrash(t *testing.T) {
 			})
 		}
 		t.Run(name, func(t *testing.T) { run(t) })
-		step := stride(8, 3)
+		step := stride(8, 5)
 		for k := 1; k <= total; k += step {
 			t.Run(fmt.Sprintf("%s before change %d", name, k), func(t *testing.T) { t.Parallel(); run(t, fakehost.CrashBefore(k)) })
 			t.Run(fmt.Sprintf("%s after change %d", name, k), func(t *testing.T) { t.Parallel(); run(t, fakehost.CrashAfter(k)) })

@@ -302,7 +302,7 @@ func TestRestoreCrash(t *testing.T) {
 	for _, from := range []string{"snapshot", etcd.FromNothing} {
 		total = 0
 		t.Run(from, func(t *testing.T) { run(t, from) })
-		step := stride(5, 3)
+		step := stride(5, 4)
 		for k := 1; k <= total; k += step {
 			t.Run(fmt.Sprintf("%s before change %d", from, k), func(t *testing.T) { t.Parallel(); run(t, from, fakehost.CrashBefore(k)) })
 			t.Run(fmt.Sprintf("%s after change %d", from, k), func(t *testing.T) { t.Parallel(); run(t, from, fakehost.CrashAfter(k)) })
