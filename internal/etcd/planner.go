@@ -230,11 +230,12 @@ func (p *planner) plan() (engine.Plan, error) {
 		return engine.Plan{}, err
 	}
 	var start []engine.Plan
+	var heal engine.Plan
 	var restart []string
 	for _, n := range p.stay {
 		switch {
 		case p.ill(n):
-			start = append(start, p.heal(n))
+			heal = heal.ThenPlan(p.heal(n))
 		case !p.f.Hosts[n].Facts.Unit(Unit).Running():
 			start = append(start, engine.Sequence(p.do.start(p.s, n)))
 			if p.upgrades[n] != nil {
@@ -248,12 +249,12 @@ func (p *planner) plan() (engine.Plan, error) {
 	if p.rotation.dead {
 		plan = plan.ThenPlan(p.promote())
 	}
-	plan = plan.ThenParallel(configure...).ThenParallel(start...)
+	plan = plan.ThenParallel(configure...).ThenParallel(start...).ThenPlan(heal)
 	if marker := func(name string) Marker { return p.marker(name, p.formed()) }; p.rotation.dead && !p.asked {
 		plan = plan.ThenPlan(p.do.restartAll(p.s, restart, marker))
 		restart = nil
 	}
-	if len(start) > 0 || !p.formed() || p.lockedOut() || p.rotation.dead && !p.asked {
+	if len(start) > 0 || !heal.Empty() || !p.formed() || p.lockedOut() || p.rotation.dead && !p.asked {
 		plan = plan.Then(p.do.healthy(p.well(), p.f.Space.has(NoSpace)))
 	}
 	if p.s.Auth && !p.formed() {

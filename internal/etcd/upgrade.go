@@ -200,7 +200,9 @@ func (p *planner) endUpgrade() engine.Plan {
 	return plan
 }
 
-// heal brings a member to the wanted version that an upgrade has left ill.
+// heal brings a member to the wanted version that an upgrade has left ill. It may only
+// have been slow to say how it is, and may vote: it is not stopped unless enough are
+// well without it, and no two are at once.
 func (p *planner) heal(name string) engine.Plan {
 	u := p.upgrades[name]
 	var plan engine.Plan
@@ -208,6 +210,13 @@ func (p *planner) heal(name string) engine.Plan {
 		plan = plan.Then(p.do.installUpgrade(p.s, name, u))
 	}
 	return plan.Then(p.do.step(p.s, name, "etcd.upgrade.heal", fmt.Sprintf("start it with etcd %s: it is not healthy with what it has", u.to), engine.Restart, func(ctx context.Context) error {
+		live, err := p.do.live(ctx, p.s)
+		if err == nil {
+			err = live.spares(p.s.PeerURL(name))
+		}
+		if err != nil {
+			return err
+		}
 		h := p.do.host(p.s, name)
 		if err := p.do.unkeep(ctx, h); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/fakefleet"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
 )
 
@@ -311,5 +312,45 @@ func TestUpgradeRefusedForPatroni(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.WaitHealthy(2)
+	})
+}
+
+// Members that an upgrade which was begun finds ill may only have been slow to say how
+// they are: they vote, and are not stopped both at once.
+func TestUpgradeSlowMembers(t *testing.T) {
+	upgradable(t, 1, func(t *testing.T, f *fakefleet.Fleet) {
+		first := f.Start("first", func(c fakehost.Call) fakehost.Verdict {
+			noted := c.Name == "etcd.put" && c.Args[0] == "/pgha/etcd/dcs/upgrade"
+			return fakehost.Verdict{Crash: noted, After: noted}
+		})
+		if _, err := first.EtcdManager().Apply(patient(t), version(f, newerEtcd)); err == nil {
+			t.Fatal("the run that was killed reports success")
+		}
+		f.Settle()
+		f.OnUnit(func(verb string, u *fakehost.Unit) {
+			for _, m := range f.Machines() {
+				if other := m.Units["etcd.service"]; verb == "stop" && u.Name == "etcd.service" && other != u && other.Active != "active" {
+					t.Errorf("etcd is stopped on %s while it is %s on %s", u.Machine.Name, other.Active, m.Name)
+				}
+			}
+		})
+		installed := false
+		second := f.Start("second", func(c fakehost.Call) fakehost.Verdict {
+			installed = installed || c.Name == "apt.install"
+			if c.Name != "etcd.status" || installed || strings.Contains(c.Args[0], "10.0.0.1:") {
+				return fakehost.Verdict{}
+			}
+			return fakehost.Verdict{Err: fakehost.Kind(host.KindTimeout)}
+		})
+		// It may halt, if the first one is not back when it is the second one's turn.
+		_, err := second.EtcdManager().Apply(patient(t), version(f, newerEtcd))
+		if steps := strings.Join(second.Steps(), " "); !strings.Contains(steps, "etcd.upgrade.heal@pg2") {
+			t.Errorf("nobody was taken for ill: %s (%v)", steps, err)
+		}
+		f.Settle()
+		if _, err := f.Start("third").EtcdManager().Apply(patient(t), version(f, newerEtcd)); err != nil {
+			t.Fatal(err)
+		}
+		checkVersion(t, f, newerEtcd)
 	})
 }
