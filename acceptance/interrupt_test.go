@@ -181,6 +181,11 @@ func (k *killer) ended(r *running) {
 	if k.late == nil {
 		k.late = map[string]bool{}
 	}
+	for step, n := range r.open {
+		if n > 0 {
+			k.late[step] = true
+		}
+	}
 	for p := range r.steps {
 		if p.State == "finished" || p.State == "started" {
 			k.late[p.Step] = true
@@ -269,6 +274,7 @@ type running struct {
 	err   error
 	out   bytes.Buffer
 	steps chan progress
+	open  map[string]int // steps that are under way, for all that next has read
 }
 
 // progress is a line of the progress file.
@@ -284,10 +290,15 @@ func (s *site) begin(ctx context.Context, verb string, args ...string) *running 
 	cmd := s.Cmd(ctx, append([]string{verb, "-auto-approve", "-no-color"}, args...)...)
 	cmd.Env = append(cmd.Env, "PGHA_PROGRESS_FILE="+file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	r := &running{done: make(chan struct{}), steps: make(chan progress, 1000)}
+	r := &running{done: make(chan struct{}), steps: make(chan progress, 1000), open: map[string]int{}}
 	cmd.Stdout, cmd.Stderr = &r.out, &r.out
-	// Opened for both, so that neither waits for the other.
-	pipe, err := os.OpenFile(file, os.O_RDWR, 0)
+	// Opened for both, so that neither waits for the other, and kept until the
+	// command has ended: what it has written is read to its end, not cut off.
+	hold, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pipe, err := os.Open(file)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -296,6 +307,7 @@ func (s *site) begin(ctx context.Context, verb string, args ...string) *running 
 	}
 	r.pid = cmd.Process.Pid
 	go func() {
+		defer pipe.Close()
 		lines := bufio.NewScanner(pipe)
 		for lines.Scan() {
 			var p progress
@@ -307,7 +319,7 @@ func (s *site) begin(ctx context.Context, verb string, args ...string) *running 
 	}()
 	go func() {
 		r.err = cmd.Wait()
-		pipe.Close()
+		hold.Close()
 		close(r.done)
 	}()
 	return r
@@ -322,8 +334,15 @@ func (r *running) next(seen map[string]bool) string {
 			switch {
 			case !open:
 				return ""
-			case p.State == "finished" && !seen[p.Step]:
-				return p.Step
+			case p.State == "started":
+				r.open[p.Step]++
+			case p.State == "failed":
+				r.open[p.Step]--
+			case p.State == "finished":
+				r.open[p.Step]--
+				if !seen[p.Step] {
+					return p.Step
+				}
 			}
 		case <-r.done:
 			return ""
