@@ -100,7 +100,7 @@ func wantError(t *testing.T, err error, parts ...string) {
 
 // stride is by how many changes a sweep goes on that kills a run at one after the
 // other: few in short tests, and each only where PGHA_EXHAUSTIVE is set, which takes
-// a quarter of an hour of both processors for the longest ones.
+// minutes of both processors for the longest ones.
 func stride(short, usual int) int {
 	switch {
 	case testing.Short():

@@ -35,6 +35,7 @@ type Sim struct {
 	// nobody is let in by what was good once.
 	Fickle      bool
 	connections map[connection]bool
+	good        map[checked]window // certificates that were trusted
 	clients     int
 }
 
@@ -43,7 +44,7 @@ const binaryPath = "/usr/bin/etcd"
 
 // Install makes etcd's packages bring a simulated etcd.
 func Install(w *fakehost.World) *Sim {
-	s := &Sim{world: w, scratch: map[string]*scratch{}, RequestTimeout: 10 * time.Second, connections: map[connection]bool{}}
+	s := &Sim{world: w, scratch: map[string]*scratch{}, RequestTimeout: 10 * time.Second, connections: map[connection]bool{}, good: map[checked]window{}}
 	w.OnInstall("etcd-server", func(m *fakehost.Machine, _ string) {
 		m.Account("etcd")
 		m.Files.Put(binaryPath, fakehost.File{Mode: "755", Content: []byte(debver.Upstream(m.Installed("etcd-server")))})
