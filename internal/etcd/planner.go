@@ -384,15 +384,18 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 // files as they should be.
 func (p *planner) changed(name string) bool {
 	h := p.f.Hosts[name]
-	if h.Marker != nil && h.Marker.RestartDue || p.upgrades[name] != nil {
-		return true
-	}
+	return h.Marker != nil && h.Marker.RestartDue || p.upgrades[name] != nil || p.reconfigured(name) || p.distrusts(name)
+}
+
+// reconfigured reports whether a member's settings are to be others.
+func (p *planner) reconfigured(name string) bool {
+	h := p.f.Hosts[name]
 	for _, file := range p.files(name) {
 		if !file.Same(h.Facts.Path(file.Path)) {
 			return true
 		}
 	}
-	return p.distrusts(name) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
+	return h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
 }
 
 // files are a member's files. One that was adopted keeps those that it has until

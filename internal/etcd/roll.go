@@ -21,8 +21,9 @@ type turn struct {
 	leads  bool   // when this was planned
 	alone  bool   // there is no quorum without it
 	last   bool
+	why    string // it is restarted, unless for another version
 
-	upgrade *upgrade // nil if only its settings are others
+	upgrade *upgrade // nil if it keeps its version
 }
 
 func (t turn) id() string {
@@ -37,7 +38,7 @@ func (t turn) title() string {
 	if u := t.upgrade; u != nil {
 		fmt.Fprintf(&b, "restart it with etcd %s instead of %s", u.to, u.from)
 	} else {
-		b.WriteString("restart " + Unit + ", for its settings")
+		b.WriteString("restart " + Unit + ", " + t.why)
 	}
 	b.WriteString(", while all others are well")
 	if t.leads {
@@ -72,10 +73,27 @@ func (p *planner) roll(names []string) engine.Plan {
 	var plan engine.Plan
 	for i, n := range order {
 		plan = plan.Then(p.do.turn(p.well(), turn{
-			name: n, marker: p.marker(n, p.formed()), leads: leads(n) && len(p.stay) > 1, alone: len(p.stay) < 3, last: i == len(order)-1, upgrade: p.upgrades[n],
+			name: n, marker: p.marker(n, p.formed()), leads: leads(n) && len(p.stay) > 1, alone: len(p.stay) < 3, last: i == len(order)-1, why: p.why(n), upgrade: p.upgrades[n],
 		}))
 	}
 	return plan
+}
+
+// why is what a member is restarted for, if not for another version.
+func (p *planner) why(name string) string {
+	var all []string
+	if p.reconfigured(name) {
+		all = append(all, "for its settings")
+	}
+	switch {
+	case p.distrusts(name) && p.rotation.withdraw:
+		all = append(all, "to trust the new authority alone")
+	case p.distrusts(name):
+		all = append(all, "to trust the old and the new authority")
+	case len(all) == 0:
+		return "which an earlier apply has left undone"
+	}
+	return strings.Join(all, " and ")
 }
 
 // turn takes a member out of service for a moment. Before, all members have to be

@@ -52,10 +52,11 @@ func TestPlanAuthority(t *testing.T) {
 		node   func(f *fakefleet.Fleet) etcd.ClientTrust // what a node has noted
 		member string                                    // of a Patroni that nobody has noted
 		expect string
+		why    string // what the restart is for
 	}{
-		"another name":           {before: true, expect: begin},
+		"another name":           {before: true, expect: begin, why: "to trust the old and the new authority"},
 		"the node has not noted": {expect: "etcd.authority.wait"},
-		"the node is of both":    {node: func(f *fakefleet.Fleet) etcd.ClientTrust { return etcd.TrustOf(f.Host(1).Files.Read(dir + "/ca.crt")) }, expect: lanes("etcd.mark.restart@, etcd.certificate@, etcd.certificate@") + ", " + lanes("etcd.authority.trust@") + ", " + restarts + ", " + lanes("etcd.authority.withdraw@")},
+		"the node is of both":    {node: func(f *fakefleet.Fleet) etcd.ClientTrust { return etcd.TrustOf(f.Host(1).Files.Read(dir + "/ca.crt")) }, expect: lanes("etcd.mark.restart@, etcd.certificate@, etcd.certificate@") + ", " + lanes("etcd.authority.trust@") + ", " + restarts + ", " + lanes("etcd.authority.withdraw@"), why: "to trust the new authority alone"},
 		"it trusts the new alone": {node: func(f *fakefleet.Fleet) etcd.ClientTrust {
 			return etcd.TrustOf(f.Host(1).Files.Read(ca + "etcd-dcs/ca.crt"))
 		}, expect: lanes("etcd.mark.restart@, etcd.certificate@, etcd.certificate@") + ", " + lanes("etcd.authority.trust@") + ", " + restarts + ", " + lanes("etcd.authority.withdraw@")},
@@ -98,7 +99,7 @@ func TestPlanAuthority(t *testing.T) {
 				})
 				remark(f.Host(2), func(m *etcd.Marker) { m.RestartDue = true })
 			},
-			expect: "etcd.restart@pg2, " + promote + ", etcd.authority.wait",
+			expect: "etcd.restart@pg2, " + promote + ", etcd.authority.wait", why: "which an earlier apply has left undone",
 		},
 		"a host has lost both": {
 			state:  func(f *fakefleet.Fleet) { f.Host(2).Files.Remove("/etc/pgha/ca") },
@@ -153,6 +154,9 @@ func TestPlanAuthority(t *testing.T) {
 				got := plan.String()
 				if norm(got) != norm(c.expect) {
 					t.Errorf("the plan is\n%s\nwant\n%s", got, c.expect)
+				}
+				if text := strings.Join(etcd.Describe(plan), "\n"); !strings.Contains(text, "restart etcd.service, "+c.why) && c.why != "" {
+					t.Errorf("the restart is not one %s:\n%s", c.why, text)
 				}
 				f.Watch.Forget()
 			})

@@ -137,8 +137,8 @@ func TestAuthorityReplaced(t *testing.T) {
 					shows    []string
 					restarts int
 				}{
-					{[]string{"make the certificate authority that replaces", "restart etcd.service, for its settings", "have the new authority sign", "wait until pg1 of main, pg2 of main, pg3 of main trust"}, 3},
-					{[]string{"server.crt (it is of the authority that is being replaced)", "with the new authority alone", "restart etcd.service, for its settings", "delete the old authority with its key"}, 3},
+					{[]string{"make the certificate authority that replaces", "restart etcd.service, to trust the old and the new authority, while all others are well", "have the new authority sign", "wait until pg1 of main, pg2 of main, pg3 of main trust"}, 3},
+					{[]string{"server.crt (it is of the authority that is being replaced)", "with the new authority alone", "restart etcd.service, to trust the new authority alone, while all others are well", "delete the old authority with its key"}, 3},
 					{[]string{"write /etc/pgha/patroni/main/etcd-ca.crt"}, 0},
 				} {
 					shown := strings.Join(a.shown(t), "\n")
