@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -61,6 +63,8 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 	}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	login := context.AfterFunc(ctx, end)
+	var loggedIn atomic.Bool
+	loggedIn.Store(cfg.User == "")
 	dial := func(ctx context.Context, address string) (net.Conn, error) {
 		address = strings.TrimPrefix(address, "passthrough:///")
 		h, ok := hosts[address]
@@ -68,10 +72,25 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 			return nil, fmt.Errorf("no member of the cluster is at %s", address)
 		}
 		c, err := h.Dial(ctx, "tcp", address)
-		if r.note(address, err); r.forbidden() {
-			end() // trying again, which gRPC would do until time is up, is in vain
+		if r.note(address, err); err != nil {
+			if r.all(func(err error) bool { return host.KindOf(err) == host.KindForward }) {
+				end() // trying again, which gRPC would do until time is up, is in vain
+			}
+			return nil, err
 		}
-		return c, err
+		return &dialed{c, address}, nil
+	}
+	options := []grpc.DialOption{grpc.WithContextDialer(dial), grpc.WithNoProxy()}
+	if cfg.TLS != nil {
+		options = append(options, grpc.WithTransportCredentials(&handshakes{credentials.NewTLS(cfg.TLS), func(address string, err error) {
+			if errors.Is(err, context.Canceled) {
+				return // gRPC itself gave it up
+			}
+			// Once logged in, a client is kept: the members may get other certificates.
+			if r.note(address, err); !loggedIn.Load() && r.all(distrusted) {
+				end()
+			}
+		}}))
 	}
 	c, err := clientv3.New(clientv3.Config{
 		Context:     life,
@@ -81,7 +100,7 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 		Password:    cfg.Password,
 		DialTimeout: requestTimeout,
 		Logger:      zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial), grpc.WithNoProxy()},
+		DialOptions: options,
 		// Serialised through SSH, a lost member shows as silence.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
@@ -91,6 +110,7 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 		return nil, r.translate(err)
 	}
 	login()
+	loggedIn.Store(true)
 	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password}, nil
 }
 
@@ -127,12 +147,12 @@ func (r *reach) why() error {
 	return errors.Join(errs...)
 }
 
-// forbidden reports whether no SSH server lets us through to its member.
-func (r *reach) forbidden() bool {
+// all reports whether what was tried last has failed in such a way with each member.
+func (r *reach) all(failed func(error) bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, a := range r.addresses {
-		if host.KindOf(r.failed[a]) != host.KindForward {
+		if !failed(r.failed[a]) {
 			return false
 		}
 	}
