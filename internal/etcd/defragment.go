@@ -75,7 +75,7 @@ func (m *Manager) Defragment(ctx context.Context, a Access, above int64) (report
 		return nil, err
 	}
 	defer unlock()
-	before, err := m.Doer.space(ctx, s)
+	before, err := m.Doer.space(ctx, s, s.Names())
 	if err != nil {
 		return nil, problem.In("", "ask the members how much space they take", err)
 	}
@@ -99,7 +99,7 @@ func (m *Manager) Defragment(ctx context.Context, a Access, above int64) (report
 		return report, nil
 	}
 	err = engine.Run(ctx, engine.Sequence(m.Doer.defragment(s, names, mib(above)+" or more are free")), m.Observe)
-	after, asked := m.Doer.space(ctx, s)
+	after, asked := m.Doer.space(ctx, s, s.Names())
 	for _, n := range names {
 		if asked == nil {
 			report = append(report, fmt.Sprintf("%s: %s before, %s now", n, mib(before.Members[n].DBSize), mib(after.Members[n].DBSize)))

@@ -78,19 +78,20 @@ const spacePatience = 15 * time.Second
 // space adds to the facts what the cluster says of its space, if it was ever
 // complete and enough of it runs to answer.
 func (m *Manager) space(ctx context.Context, s Spec, f *Facts) {
-	running, formed := 0, false
-	for _, h := range f.Hosts {
+	var running []string
+	formed := false
+	for n, h := range f.Hosts {
 		if h.Facts.Unit(Unit).Running() {
-			running++
+			running = append(running, n)
 		}
 		formed = formed || h.Recognised || h.Marker != nil && h.Marker.Bootstrapped
 	}
-	if !formed || running < Quorum(len(s.Members)) {
+	if !formed || len(running) < Quorum(len(s.Members)) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, spacePatience)
 	defer cancel()
-	found, err := m.Doer.space(ctx, s)
+	found, err := m.Doer.space(ctx, s, running)
 	if err != nil {
 		m.Doer.Log.WarnContext(ctx, "the etcd cluster does not say how much space it takes", "cluster", s.Name, "error", err)
 		return
@@ -98,7 +99,9 @@ func (m *Manager) space(ctx context.Context, s Spec, f *Facts) {
 	f.Space = found
 }
 
-func (d *Doer) space(ctx context.Context, s Spec) (*SpaceFacts, error) {
+// space asks members for the space that they take. One that does not run, which may
+// only be about to join, would be waited for in vain.
+func (d *Doer) space(ctx context.Context, s Spec, running []string) (*SpaceFacts, error) {
 	c, err := d.client(ctx, s)
 	if err != nil {
 		return nil, err
@@ -107,7 +110,7 @@ func (d *Doer) space(ctx context.Context, s Spec) (*SpaceFacts, error) {
 	if f.Alarms, err = c.Alarms(ctx); err != nil {
 		return nil, err
 	}
-	for _, h := range Health(ctx, c, s, requestTimeout) {
+	for _, h := range Health(ctx, c, s.with(running), requestTimeout) {
 		if h.Err == nil {
 			f.Members[h.Member] = h.Status
 		}
@@ -230,7 +233,7 @@ func (d *Doer) compact(s Spec, why string) engine.Step {
 // raise them again at the next write otherwise.
 func (d *Doer) disarm(s Spec) engine.Step {
 	return d.step(s, "", "etcd.disarm", "accept writes again (disarm the alarm NOSPACE)", engine.Safe, func(ctx context.Context) error {
-		f, err := d.space(ctx, s)
+		f, err := d.space(ctx, s, s.Names())
 		if err != nil {
 			return err
 		}
@@ -260,7 +263,7 @@ func (d *Doer) disarm(s Spec) engine.Step {
 // corrupt ends an apply with what only a person can mend.
 func (d *Doer) corrupt(s Spec) engine.Step {
 	return d.step(s, "", "etcd.corrupt", "make sure that no member's data differs (alarm CORRUPT)", engine.Safe, func(ctx context.Context) error {
-		f, err := d.space(ctx, s)
+		f, err := d.space(ctx, s, s.Names())
 		if err != nil {
 			return err
 		}

@@ -215,3 +215,24 @@ func TestMembershipCrash(t *testing.T) {
 		})
 	}
 }
+
+// A plan asks no member for anything that is only to come: it would wait for that until
+// a request's time is up.
+func TestMembershipPlanWaitsForNobody(t *testing.T) {
+	c := transitions["three to five"]
+	prepared(t, c, 1, func(t *testing.T, f *fakefleet.Fleet) {
+		asked := 0
+		p := f.Start("planner", func(c fakehost.Call) fakehost.Verdict {
+			if c.Name == "etcd.status" {
+				asked++
+				if strings.Contains(c.Args[0], "10.0.0.4:") || strings.Contains(c.Args[0], "10.0.0.5:") {
+					t.Errorf("%s is asked, which does not run", c.Args[0])
+				}
+			}
+			return fakehost.Verdict{}
+		})
+		if _, err := p.EtcdManager().Preview(patient(t), moving(f, c.from, c.to), ""); err != nil || asked == 0 {
+			t.Errorf("%d members were asked: %v", asked, err)
+		}
+	})
+}
