@@ -51,6 +51,7 @@ func LockHosts(ctx context.Context, log *slog.Logger, path, holder string, hosts
 		}
 	}
 	var errs []error
+	told := "" // who has it, as far as we heard
 	lost := func() func(host.Host, error) {
 		var mu sync.Mutex
 		n := 0
@@ -63,7 +64,7 @@ func LockHosts(ctx context.Context, log *slog.Logger, path, holder string, hosts
 		}
 	}()
 	for _, h := range hosts {
-		l, err := lockHost(ctx, log, h, path, holder, func(why error) { lost(h, why) })
+		l, err := lockHost(ctx, log, h, path, holder, &told, func(why error) { lost(h, why) })
 		if err != nil {
 			errs = append(errs, err)
 			if !host.Unreachable(err) || len(hosts)-len(errs) < need {
@@ -82,16 +83,22 @@ func Hold(what string, runner string) string {
 	return fmt.Sprintf("%s, from %s, since %s", what, runner, time.Now().UTC().Format(time.RFC3339))
 }
 
-func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder string, lost func(why error)) (*hostLock, error) {
-	told := ""
+func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder string, told *string, lost func(why error)) (*hostLock, error) {
 	for {
 		l, busy, err := tryLock(ctx, h, path, holder, lost)
-		if err != nil || l != nil {
-			return l, err
+		switch {
+		case l != nil:
+			return l, nil
+		case err != nil && ctx.Err() != nil && *told != "":
+			// Our time was up while we asked again. It went to them, on this host or
+			// on one before it.
+			return nil, heldBy(h.Name(), *told)
+		case err != nil:
+			return nil, problem.In("", lockStep, err)
 		}
-		if busy != told {
+		if busy != *told {
 			log.InfoContext(ctx, "waiting for a lock", "host", h.Name(), "held by", busy)
-			told = busy
+			*told = busy
 		}
 		if ctx.Err() != nil {
 			return nil, heldBy(h.Name(), busy)
@@ -99,12 +106,14 @@ func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder s
 	}
 }
 
+const lockStep = "lock out other applies"
+
 func heldBy(name, holder string) error {
 	if holder == "" {
 		holder = "somebody who did not say who they are"
 	}
 	return &problem.Error{
-		Host: name, Step: "lock out other applies",
+		Host: name, Step: lockStep,
 		Cause: errors.New("another apply is at work: " + holder),
 		Left:  "everything.",
 		Do:    fmt.Sprintf("let it finish and apply again. If it was killed, its lock is free %s after that.", expiry),
