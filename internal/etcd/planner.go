@@ -49,6 +49,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.findUpgrades(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.checkFiles(); err != nil {
+		return engine.Plan{}, err
+	}
 	if err := p.checkAuthority(); err != nil {
 		return engine.Plan{}, err
 	}
@@ -282,7 +285,7 @@ func (p *planner) plan() (engine.Plan, error) {
 	plan = plan.ThenPlan(on).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
-		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n)) {
+		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || (m.RestartDue || p.distrustsFiles(n)) && !slices.Contains(restart, n)) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
@@ -330,7 +333,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			hold = append(hold, pkg)
 		}
 	}
-	if p.s.ownTLS() && !h.Facts.Package("openssl").Installed {
+	if p.s.TLS && !p.s.Adopted() && !h.Facts.Package("openssl").Installed {
 		pins = append(pins, remote.Pin{Name: "openssl"})
 	}
 	if len(pins) > 0 {
@@ -348,7 +351,7 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 	var plan engine.Plan
 	if m := h.Marker; m != nil && !m.RestartDue && h.Facts.Unit(Unit).Running() && p.changed(name) {
 		due := p.marker(name, m.Bootstrapped)
-		due.RestartDue = true
+		due.RestartDue, due.Trusts = true, m.Trusts
 		plan = plan.Then(p.do.step(p.s, name, "etcd.mark.restart", "note that the member has to be restarted", engine.Safe, func(ctx context.Context) error {
 			return remote.WriteFile(ctx, p.do.host(p.s, name), due.file())
 		}))
@@ -392,7 +395,7 @@ func (p *planner) changed(name string) bool {
 			return true
 		}
 	}
-	return p.distrusts(name) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
+	return p.distrusts(name) || p.distrustsFiles(name) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
 }
 
 // files are a member's files. One that was adopted keeps those that it has until
@@ -413,8 +416,12 @@ func (p *planner) files(name string) []remote.File {
 }
 
 func (p *planner) marker(name string, bootstrapped bool) Marker {
+	trusts := ""
+	if p.s.Files != nil {
+		trusts = trustOf(p.f.Hosts[name].Trusted)
+	}
 	return Marker{
-		Cluster: p.s.Name, UID: p.uid, Member: name,
+		Trusts: trusts, Cluster: p.s.Name, UID: p.uid, Member: name,
 		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
 		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(), Restored: p.restored(name),
 	}

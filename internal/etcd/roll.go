@@ -21,6 +21,7 @@ type turn struct {
 	leads  bool   // when this was planned
 	alone  bool   // there is no quorum without it
 	last   bool
+	trust  bool // its process trusts other authorities than the file says
 
 	upgrade *upgrade // nil if only its settings are others
 }
@@ -36,6 +37,8 @@ func (t turn) title() string {
 	var b strings.Builder
 	if u := t.upgrade; u != nil {
 		fmt.Fprintf(&b, "restart it with etcd %s instead of %s", u.to, u.from)
+	} else if t.trust {
+		b.WriteString("restart " + Unit + ", which then trusts the authorities that are in its file by now")
 	} else {
 		b.WriteString("restart " + Unit + ", for its settings")
 	}
@@ -72,7 +75,7 @@ func (p *planner) roll(names []string) engine.Plan {
 	var plan engine.Plan
 	for i, n := range order {
 		plan = plan.Then(p.do.turn(p.well(), turn{
-			name: n, marker: p.marker(n, p.formed()), leads: leads(n) && len(p.stay) > 1, alone: len(p.stay) < 3, last: i == len(order)-1, upgrade: p.upgrades[n],
+			name: n, marker: p.marker(n, p.formed()), leads: leads(n) && len(p.stay) > 1, alone: len(p.stay) < 3, last: i == len(order)-1, trust: p.distrustsFiles(n), upgrade: p.upgrades[n],
 		}))
 	}
 	return plan
@@ -83,6 +86,9 @@ func (p *planner) roll(names []string) engine.Plan {
 func (d *Doer) turn(s Spec, t turn) engine.Step {
 	return d.step(s, t.name, t.id(), t.title(), engine.Restart, func(ctx context.Context) error {
 		begin := time.Now()
+		if err := d.checkFiles(ctx, s, t.name); err != nil {
+			return err
+		}
 		if err := d.steadySoon(ctx, s); err != nil {
 			return problem.Fill(err, problem.Error{Step: "wait for all members to be well before " + t.name + " is restarted", Left: "the members, as they are."})
 		}
