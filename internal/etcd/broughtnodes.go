@@ -3,6 +3,8 @@ package etcd
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -21,10 +23,11 @@ type nodeFile struct {
 }
 
 // lookNodes looks at the certificates with which Patroni's nodes come, where an authority
-// is to be trusted no more: a node whose certificate is of that one would be shut out
-// once the members are restarted, and its leader would step down.
+// is to be trusted no more, or authentication to be turned on: a node whose certificate
+// is of that authority, or has a common name, would be shut out then, and its leader
+// would step down.
 func (m *Manager) lookNodes(ctx context.Context, c Client, s Spec, f Facts) ([]nodeFile, error) {
-	if s.PatroniFiles == nil || !s.withdraws(f) {
+	if s.PatroniFiles == nil || !s.withdraws(f) && (!s.Auth || f.AuthOn) {
 		return nil, nil
 	}
 	keys, err := c.List(ctx, "/pgha/patroni/")
@@ -51,6 +54,30 @@ func (m *Manager) lookNodes(ctx context.Context, c Client, s Spec, f Facts) ([]n
 	return list, nil
 }
 
+// checkNodeFiles says why a node would be shut out by what is to be done, or cannot be
+// asked.
+func (p *planner) checkNodeFiles() error {
+	const step, left = "make sure that Patroni's nodes are let in", "everything; no member was started or restarted."
+	var errs []error
+	for _, c := range p.f.NodeFiles {
+		leaf, err := pki.Parse(c.text)
+		switch {
+		case c.err != nil:
+			errs = append(errs, &problem.Error{
+				Host: c.host, Step: step, Cause: c.err, Left: left,
+				Do: "the certificate with which this node comes has to be looked at before an authority is trusted no more, or authentication turned on. Bring the host back; if it is gone for good, destroy the node or delete its note in etcd (" + c.key + ").",
+			})
+		case err == nil && p.s.Auth && leaf.Subject.CommonName != "":
+			errs = append(errs, filesWrong(c.host, []pki.Fault{{Path: c.path, What: fmt.Sprintf("has the common name %q: %s", leaf.Subject.CommonName, nameless), Do: "have whoever makes it make another one without one"}}, left))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// nameless says why the certificate with which Patroni comes has no common name (etcd,
+// server/embed/serve.go, accessController.ServeHTTP).
+const nameless = "with auth, etcd answers nobody who speaks JSON to it, as Patroni does, with a certificate that has one"
+
 // nodePatience is how long a node's host may take to answer.
 const nodePatience = 20 * time.Second
 
@@ -67,14 +94,18 @@ func (m *Manager) lookNode(ctx context.Context, at host.Target, path string) ([]
 // Check says what is wrong with the files of somebody else's with which a
 // node comes to etcd, on its host. Members are the authorities that etcd's members trust,
 // nil if they are not known.
-func (f PatroniFiles) Check(hostName, account string, found map[string]pki.Looked, members []byte, now time.Time) error {
+func (f PatroniFiles) Check(hostName, account string, auth bool, found map[string]pki.Looked, members []byte, now time.Time) error {
 	faults := pki.CheckTrusted(f.Trusted, account, found)
 	if len(faults) == 0 && f.Certificate != "" {
 		trusted := found[f.Trusted].Text
 		if len(members) > 0 {
 			trusted = members
 		}
-		faults = pki.Use{Pair: f.Pair, What: "the node's certificate for etcd", Account: account, Client: true}.Check(found, trusted, now)
+		u := pki.Use{Pair: f.Pair, What: "the node's certificate for etcd", Account: account, Client: true}
+		if auth {
+			u.Nameless = nameless
+		}
+		faults = u.Check(found, trusted, now)
 	}
 	return filesWrong(hostName, faults, "the node, as it is.")
 }

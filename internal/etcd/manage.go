@@ -136,14 +136,15 @@ func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
 	if f.Clients, err = clients(ctx, c); err != nil {
 		return err
 	}
-	if f.NodeFiles, err = m.lookNodes(ctx, c, s, *f); err != nil {
-		return err
-	}
 	f.Live, f.Joining = live, map[string]bool{}
 	for _, kv := range joining {
 		f.Joining[strings.TrimPrefix(kv.Key, joiningPrefix(s))] = true
 	}
-	return m.askMore(ctx, c, s, f)
+	if err := m.askMore(ctx, c, s, f); err != nil {
+		return err
+	}
+	f.NodeFiles, err = m.lookNodes(ctx, c, s, *f)
+	return err
 }
 
 // askMore adds what concerns another version, and authentication.

@@ -234,13 +234,13 @@ func (p *planner) plan() (engine.Plan, error) {
 	}
 	var start []engine.Plan
 	var heal engine.Plan
-	var restart []string
+	var restart, started []string
 	for _, n := range p.stay {
 		switch {
 		case p.ill(n):
 			heal = heal.ThenPlan(p.heal(n))
 		case !p.f.Hosts[n].Facts.Unit(Unit).Running():
-			start = append(start, engine.Sequence(p.do.start(p.s, n)))
+			start, started = append(start, engine.Sequence(p.do.start(p.s, n))), append(started, n)
 			if p.upgrades[n] != nil {
 				restart = append(restart, n)
 			}
@@ -285,7 +285,7 @@ func (p *planner) plan() (engine.Plan, error) {
 	plan = plan.ThenPlan(on).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
-		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || (m.RestartDue || p.distrustsFiles(n)) && !slices.Contains(restart, n)) {
+		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n) || p.distrustsFiles(n) && slices.Contains(started, n)) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
@@ -395,7 +395,8 @@ func (p *planner) changed(name string) bool {
 			return true
 		}
 	}
-	return p.distrusts(name) || p.distrustsFiles(name) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
+	// Whom a restart would shut out is known only once the cluster has been asked.
+	return p.distrusts(name) || p.distrustsFiles(name) && (p.asked || !p.formed()) || h.adopted() != nil && h.Running != nil && !h.Running.same(p.s)
 }
 
 // files are a member's files. One that was adopted keeps those that it has until

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"maps"
@@ -14,11 +15,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/fakefleet"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 )
 
@@ -76,7 +79,8 @@ func (c *corporate) put(m *fakehost.Machine, name, account string, change func(*
 	}
 	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	c.f.Do(func() {
-		c.f.Learn(string(private))
+		// Further on is the public part, which is in the certificate as well.
+		c.f.Learn(strings.Split(string(private), "\n")[1])
 		m.Files.Text(tlsDir+name+".crt", string(text))
 		m.Files.Put(tlsDir+name+".key", fakehost.File{Content: private, Mode: "640", Group: account})
 	})
@@ -87,7 +91,9 @@ func (c *corporate) leaves(m *fakehost.Machine) {
 	c.put(m, "server-"+m.Name, "etcd", func(t *x509.Certificate) { t.ExtKeyUsage = t.ExtKeyUsage[:1] })
 	c.put(m, "peer", "etcd", nil)
 	c.put(m, "client", "etcd", func(t *x509.Certificate) { t.ExtKeyUsage, t.IPAddresses = t.ExtKeyUsage[1:], nil })
-	c.put(m, "patroni", "postgres", func(t *x509.Certificate) { t.ExtKeyUsage, t.IPAddresses = t.ExtKeyUsage[1:], nil })
+	c.put(m, "patroni", "postgres", func(t *x509.Certificate) {
+		t.ExtKeyUsage, t.IPAddresses, t.Subject = t.ExtKeyUsage[1:], nil, pkix.Name{Organization: []string{"node"}}
+	})
 }
 
 // bundle has everybody trust some authorities.
@@ -248,6 +254,11 @@ func TestBrought(t *testing.T) {
 		files = theirs()
 		p := f.Start("destroyer")
 		f.Watch.Off()
+		s := f.ClusterSpec()
+		s.DeletionProtection = false
+		if _, err := p.PatroniManager().ApplyCluster(patient(t), s); err != nil {
+			t.Fatal(details(err))
+		}
 		if err := p.DestroyNodes(patient(t), uid, true, f.Machines()...); err != nil {
 			t.Fatal(details(err))
 		}
@@ -477,6 +488,45 @@ func TestBroughtWithdrawnTooEarly(t *testing.T) {
 	})
 }
 
+// With authentication a node's certificate has no common name: etcd would not answer.
+// That is said of the node, and before authentication is turned on.
+func TestBroughtNamedNode(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, f *fakefleet.Fleet) {
+		c := bring(t, f)
+		c.put(f.Host(2), "patroni", "postgres", func(t *x509.Certificate) { t.ExtKeyUsage = t.ExtKeyUsage[1:] })
+		const says = `patroni.crt has the common name "member": with auth, etcd answers nobody`
+		wantError(t, f.Start("planner").PatroniManager().CheckEtcdFiles(patient(t), f.Node(f.Host(2), "")), "host pg2", says)
+		s := f.EtcdSpec()
+		s.Auth = false
+		p := f.Start("off")
+		if _, err := p.EtcdManager().Apply(patient(t), s); err != nil {
+			t.Fatal(details(err))
+		}
+		client, err := p.Opener(t.Context(), s.Access())
+		if err != nil {
+			t.Fatal(err)
+		}
+		note, err := json.Marshal(patroni.NodeRecord{Name: "pg2", Target: fakefleet.Target(f.Host(2))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Put(t.Context(), own+"nodes/pg2", string(note)); err != nil {
+			t.Fatal(err)
+		}
+		on := f.Start("on")
+		_, err = on.EtcdManager().Apply(patient(t), f.EtcdSpec())
+		wantError(t, err, "host pg2", says)
+		if on.Mutations() != 0 {
+			t.Errorf("%d changes were made", on.Mutations())
+		}
+		f.Host(2).PowerOff()
+		_, err = f.Start("blind").EtcdManager().Apply(patient(t), f.EtcdSpec())
+		if err == nil {
+			t.Error("authentication was turned on although a node's host cannot be asked")
+		}
+	})
+}
+
 // A cluster keeps the kind of certificates that it was made with.
 func TestBroughtKind(t *testing.T) {
 	brought(t, 1, func(t *testing.T, f *fakefleet.Fleet, _ *corporate, _ string) {
@@ -495,8 +545,134 @@ func TestBroughtKind(t *testing.T) {
 		s.PatroniFiles = brought.PatroniFiles
 		_, err = p.EtcdManager().Apply(patient(t), s)
 		wantError(t, err, "this provider makes them")
+		f.Watch.Forget() // it was asked with files that are not the cluster's
 		if p.Mutations() != 0 {
 			t.Errorf("%d changes were made", p.Mutations())
+		}
+	})
+}
+
+// A member is replaced, snapshots are taken, and the data is put back when all is lost,
+// with the same files.
+func TestBroughtLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fakefleet.New(t, fakefleet.Config{Config: fakehost.Config{Seed: 1}, Hosts: 4})
+		c := bring(t, f)
+		s := f.EtcdSpec()
+		s.Snapshots = &etcd.Snapshots{Schedule: "daily", Keep: 3, Directory: "/var/backups/etcd"}
+		apply := func(by string) {
+			t.Helper()
+			p := f.Start(by)
+			if _, err := p.EtcdManager().Apply(patient(t), s); err != nil {
+				t.Fatalf("%s\n%s", details(err), p.Output())
+			}
+			f.Settle()
+			o, err := f.Start("reader").EtcdManager().Observed(patient(t), s)
+			if err != nil || len(o.Drift) > 0 {
+				t.Errorf("after %s: %v %v", by, o.Drift, err)
+			}
+		}
+		apply("creator")
+		f.Do(func() { f.Etcd.Fickle = true })
+		service := string(f.Host(1).Files.Read("/etc/systemd/system/pgha-etcd-snapshot.service"))
+		if !strings.Contains(service, `"`+tlsDir+"ca.crt:"+tlsDir+"client.crt:"+tlsDir+`client.key"`) {
+			t.Errorf("snapshots are taken with other files:\n%s", service)
+		}
+		client, err := f.Start("writer").Opener(t.Context(), s.Access())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Put(t.Context(), "/witness", "still there"); err != nil {
+			t.Fatal(err)
+		}
+		at, err := f.Start("snapshot").EtcdManager().Doer.TakeSnapshot(patient(t), s, "for a test")
+		if err != nil {
+			t.Fatal(details(err))
+		}
+		s.Leaving = map[string]etcd.Member{"pg2": s.Members["pg2"]}
+		s.Members = maps.Clone(s.Members)
+		delete(s.Members, "pg2")
+		s.Members["pg4"] = etcd.Member{Address: f.Host(4).Address, Target: fakefleet.Target(f.Host(4))}
+		f.Host(4).Files.Remove(tlsDir + "peer.key")
+		p := f.Start("early")
+		_, err = p.EtcdManager().Apply(patient(t), s)
+		wantError(t, err, "host pg4", "peer.key is not there")
+		c.leaves(f.Host(4))
+		apply("replacer")
+		if f.Host(2).Files.Get(tlsDir+"peer.key") == nil || f.Host(2).Files.Get("/etc/pgha/etcd/dcs") != nil {
+			t.Error("the host that was left has lost what is somebody else's, or kept what is ours")
+		}
+		s.Leaving = nil
+		fresh := newCorporate(t, f, "fresh")
+		bundle(f, c, fresh)
+		apply("trusting")
+		client, err = f.Start("asker").Opener(t.Context(), s.Access())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Put(t.Context(), "/witness", "later"); err != nil {
+			t.Fatal(err)
+		}
+		lose(f, true, f.Host(1), f.Host(3), f.Host(4))
+		r, err := etcd.ParseRestore(at, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Member == "pg2" {
+			t.Skip("the snapshot left with its member")
+		}
+		s.Restore = &r
+		apply("restorer")
+		if got := f.Value("/witness"); got != "still there" {
+			t.Errorf("the key is %q", got)
+		}
+	})
+}
+
+// Patroni runs on an etcd that somebody else made, with certificates of somebody else's.
+func TestBroughtPatroniOnTheirs(t *testing.T) {
+	laid(t, 1, secured(autobase), func(t *testing.T, f *fakefleet.Fleet, s etcd.Spec) {
+		s.UID = adoptedUID(t, f)
+		if _, err := f.Start("changer").EtcdManager().Apply(patient(t), s); err != nil {
+			t.Fatal(details(err))
+		}
+		s.PatroniFiles = &etcd.PatroniFiles{Pair: pki.Pair{Certificate: tlsDir + "patroni.crt", Key: tlsDir + "patroni.key"}, Trusted: tlsDir + "ca.crt"}
+		undrifted(t, f, s, "reader")
+		if err := s.Access().ForPatroni(); err != nil {
+			t.Fatal(details(err))
+		}
+		k := keysOfTheirs()
+		f.Do(func() {
+			for _, m := range f.Machines() {
+				m.Files.Text(tlsDir+"ca.crt", k.authority)
+				m.Files.Text(tlsDir+"patroni.crt", k.certificate)
+				m.Files.Put(tlsDir+"patroni.key", fakehost.File{Content: []byte(k.key), Mode: "640", Group: "postgres"})
+			}
+		})
+		c := f.ClusterSpec()
+		c.Cluster.Etcd = s.Access()
+		p := f.Start("creator")
+		applied, err := p.PatroniManager().ApplyCluster(patient(t), c)
+		if err != nil {
+			t.Fatal(details(err))
+		}
+		node := func(m *fakehost.Machine) patroni.Node {
+			n := f.Node(m, applied.UID)
+			n.Cluster.Etcd = s.Access()
+			return n
+		}
+		if err := p.Each(f.Machines(), func(m *fakehost.Machine) error { return p.PatroniManager().ApplyNode(patient(t), node(m)) }); err != nil {
+			t.Fatalf("%s\n%s", details(err), p.Output())
+		}
+		f.WaitHealthy(2)
+		o, err := f.Start("observer").PatroniManager().ObserveNode(patient(t), node(f.Host(2)))
+		if err != nil || len(o.Drift) > 0 {
+			t.Errorf("drift: %v %v", o.Drift, err)
+		}
+		f.Host(2).Files.Get(tlsDir + "patroni.key").Group = "root"
+		o, err = f.Start("observer2").PatroniManager().ObserveNode(patient(t), node(f.Host(2)))
+		if err != nil || !strings.Contains(strings.Join(o.Drift, "\n"), "patroni.key cannot be read by the user postgres") {
+			t.Errorf("drift: %v %v", o.Drift, err)
 		}
 	})
 }

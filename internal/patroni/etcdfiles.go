@@ -34,7 +34,7 @@ func (n Node) checkEtcdFiles(found map[string]pki.Looked, members []byte, now ti
 	if n.Cluster.Etcd.Files == nil {
 		members = nil // what those of somebody else's cluster trust is not all known
 	}
-	return f.Check(n.Target.Name, account, found, members, now)
+	return f.Check(n.Target.Name, account, n.Cluster.Etcd.Auth, found, members, now)
 }
 
 // lookEtcdFiles looks at them once more, now that there is who is to read them.

@@ -91,6 +91,8 @@ type Use struct {
 	// the one that it has to have, if any.
 	Names      []string
 	CommonName string
+	// Nameless says why it must not have a common name; empty if it may.
+	Nameless string
 }
 
 // Fault is what is wrong with a file, and what whoever makes it has to do.
@@ -172,6 +174,9 @@ func (u Use) Check(found map[string]Looked, trusted []byte, now time.Time) []Fau
 	}
 	if u.CommonName != "" && leaf.Subject.CommonName != u.CommonName {
 		wrong(u.Certificate, fmt.Sprintf("has the common name %q, not %q", leaf.Subject.CommonName, u.CommonName), again+" with that, or set common_name to what all members have")
+	}
+	if u.Nameless != "" && leaf.Subject.CommonName != "" {
+		wrong(u.Certificate, fmt.Sprintf("has the common name %q: %s", leaf.Subject.CommonName, u.Nameless), again+" without one, with names in subjectAltName only")
 	}
 	return faults
 }

@@ -96,7 +96,7 @@ func filesAttributes() map[string]schema.Attribute {
 
 func patroniFilesAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"certificate": fileAttribute(false, "The certificate, in PEM, good for clients (`clientAuth`). It may be left out only of an imported cluster that asks clients for none."),
+		"certificate": fileAttribute(false, "The certificate, in PEM, good for clients (`clientAuth`), and with `auth` without a common name: etcd answers no Patroni then that has one. It may be left out only of an imported cluster that asks clients for none."),
 		"key":         fileAttribute(false, "Its key, in PEM, without a password. The user `postgres` has to be able to read it."),
 		"trusted":     fileAttribute(true, "The certificates of the authorities of etcd's members, in PEM."),
 	}
