@@ -68,9 +68,13 @@ func TestBroughtFiles(t *testing.T) {
 		s.theirCertificates(t)
 		nodes := object{"certificate": "/etc/ssl/node.crt", "key": "/etc/ssl/node.key", "trusted": "/etc/ssl/ca.crt"}
 		brought := with(s.etcd(), "certificates", object{"files": files(nil), "patroni_files": nodes})
+		_, _, diags := s.dcs.plan(with(s.etcd(), "certificates", object{"patroni_files": nodes}))
+		if got := errorsIn(diags); !strings.HasPrefix(got, "certificates.patroni_files: This provider makes") {
+			t.Errorf("Patroni's alone: the plan says %q", got)
+		}
 		key := *s.f.Host(2).Files.Get("/etc/ssl/server.key")
 		s.f.Do(func() { s.f.Host(2).Files.Remove("/etc/ssl/server.key") })
-		_, _, diags := s.dcs.plan(brought)
+		_, _, diags = s.dcs.plan(brought)
 		if got := errorsIn(diags); !strings.HasPrefix(got, "certificates.files: ") || !strings.Contains(got, "Host: pg2") || !strings.Contains(got, "/etc/ssl/server.key is not there") {
 			t.Errorf("the plan says %q", got)
 		}

@@ -218,6 +218,10 @@ const lookTimeout = 10 * time.Second
 // checkFilesThere refuses files that are wrong on the hosts of a cluster that is to be
 // made, as far as these can be asked; the apply asks all of them.
 func (r *etcdResource) checkFilesThere(ctx context.Context, s etcd.Spec, diags *diag.Diagnostics) {
+	if s.Files == nil && s.PatroniFiles != nil && s.TLS {
+		diags.AddAttributeError(path.Root("certificates").AtName("patroni_files"), "This provider makes the certificates of etcd cluster "+s.Name,
+			"It makes those of Patroni's nodes as well.\nWhat to do: remove patroni_files, or bring all of the cluster's certificates (files).")
+	}
 	if s.Files == nil || r.S == nil {
 		return
 	}
