@@ -157,7 +157,9 @@ func filesWrong(hostName string, faults []pki.Fault, left string) error {
 }
 
 // trustOf is what is noted of authorities that a process trusts: their fingerprints.
-func trustOf(authorities []byte) string { return TrustOf(authorities).Trusts }
+func trustOf(authorities []byte) string {
+	return strings.Join(slices.Compact(slices.Sorted(slices.Values(pki.Fingerprints(authorities)))), " ")
+}
 
 // signed is a certificate with which somebody comes, or that is shown to others.
 type signed struct {
