@@ -198,7 +198,9 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 		if cfg.TLS, err = s.tls(key); err != nil {
 			return DialConfig{}, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
 		}
-		cfg.TLS.ServerName = a.ServerName
+		if a.ServerName != "" {
+			verifyAs(cfg.TLS, a.ServerName)
+		}
 	}
 	if a.Auth {
 		if s.credentials.Provider == "" {

@@ -2,8 +2,11 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -114,42 +117,35 @@ func (s settings) broughtFiles(cluster string) *Files {
 // sameFiles are the files of all members, with a placeholder where each has its own name
 // in a path.
 func sameFiles(all map[string]Spec) (*Files, error) {
-	var found *Files
-	for _, n := range sortedKeys(all) {
-		f := all[n].Files
-		if f == nil {
-			continue
-		}
-		one := *f
-		for _, p := range []*string{&one.Server.Certificate, &one.Server.Key, &one.Peer.Certificate, &one.Peer.Key, &one.Client.Certificate, &one.Client.Key, &one.Trusted} {
-			*p = strings.ReplaceAll(*p, n, NamePlaceholder)
-		}
-		switch {
-		case found == nil && len(all) > 1:
-			found = &one
-		case found == nil:
-			found = f
-		case *found != one:
-			return nil, &problem.Error{
-				Step: "compare the members", Cause: errors.New("their certificates are in files that differ in more than the members' names"),
-				Do: "have the files at the same paths on all hosts, such as by links, and restart the members one at a time.",
-			}
-		}
+	names := sortedKeys(all)
+	first := all[names[0]].Files
+	equal := func(of func(name string) *Files) bool {
+		return !slices.ContainsFunc(names, func(n string) bool {
+			f, own := of(names[0]), of(n)
+			return (f == nil) != (own == nil) || f != nil && *f != *own
+		})
 	}
-	for n, s := range all {
-		if found == nil || s.Files == nil {
-			continue
+	plain := func(name string) *Files { return all[name].Files }
+	placed := func(name string) *Files {
+		if all[name].Files == nil {
+			return nil
 		}
-		// A name that is in a path on all hosts is no placeholder.
-		same := true
-		for _, other := range all {
-			same = same && other.Files != nil && *other.Files == *s.Files
+		f := *all[name].Files
+		for _, p := range []*string{&f.Server.Certificate, &f.Server.Key, &f.Peer.Certificate, &f.Peer.Key, &f.Client.Certificate, &f.Client.Key, &f.Trusted} {
+			*p = strings.ReplaceAll(*p, name, NamePlaceholder)
 		}
-		if same {
-			return all[n].Files, nil
-		}
+		return &f
 	}
-	return found, nil
+	switch {
+	case equal(plain):
+		return first, nil
+	case equal(placed):
+		return placed(names[0]), nil
+	}
+	return nil, &problem.Error{
+		Step: "compare the members", Cause: errors.New("their certificates are in files that differ in more than the members' names"),
+		Do: "have the files at the same paths on all hosts, such as by links, and restart the members one at a time.",
+	}
 }
 
 // serverName is the name that a scratch member's certificate is good for, which does not
@@ -159,4 +155,19 @@ func (s Spec) serverName(name string) string {
 		return ""
 	}
 	return s.Members[name].Address
+}
+
+// verifyAs has a client take a server for that of a name, wherever it is reached. gRPC
+// refuses ServerName for that: etcd's client has told it another one, of the endpoint.
+func verifyAs(cfg *tls.Config, name string) {
+	roots := cfg.RootCAs
+	cfg.InsecureSkipVerify = true //nolint:gosec // VerifyConnection does it
+	cfg.VerifyConnection = func(c tls.ConnectionState) error {
+		between := x509.NewCertPool()
+		for _, p := range c.PeerCertificates[1:] {
+			between.AddCert(p)
+		}
+		_, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: name})
+		return err
+	}
 }
