@@ -357,7 +357,7 @@ test -z "$(apt-mark showhold)"`, l.restarts, l.bin, l.data))
 		if o.Code == 0 {
 			t.Errorf("a Patroni cluster was made on it:\n%s", o.Text)
 		}
-		has(t, o, "the certificates of the etcd cluster dcs were made by somebody else")
+		has(t, o, "the certificates of the etcd cluster dcs are made by somebody else")
 		s.Write("patroni.tf", "")
 		if o.Contains("PRIVATE KEY") {
 			t.Error("a key is in the output")

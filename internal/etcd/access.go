@@ -44,13 +44,20 @@ type Access struct {
 	// Passive are members that can be asked about themselves and nothing else: they
 	// do not vote yet, or are away. They refuse whatever else a client asks.
 	Passive map[string]bool
-	// Theirs: somebody else made the cluster's certificates.
+	// Theirs: somebody else made the cluster, and its certificates.
 	Theirs bool
+	// Files are certificates on the members' hosts that somebody else makes, and
+	// PatroniFiles those on the hosts of Patroni's nodes; nil if there are none.
+	Files        *Files
+	PatroniFiles *PatroniFiles
+	// ServerName is what the members' certificates are good for; empty for where they
+	// are reached.
+	ServerName string
 }
 
 // Access is how to reach the cluster that the spec describes.
 func (s Spec) Access() Access {
-	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members, Authority: s.Authority, Theirs: s.TLS && s.Adopted()}
+	return Access{Name: s.Name, TLS: s.TLS, Auth: s.Auth, ClientPort: s.ClientPort, Members: s.Members, Authority: s.Authority, Theirs: s.TLS && s.Adopted(), Files: s.Files, PatroniFiles: s.PatroniFiles}
 }
 
 // reach is how to reach all members that there may be, those too that are to
@@ -71,6 +78,9 @@ func (s Spec) reach() Access {
 func (a Access) Key() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %v %v %v %d", a.Name, a.TLS, a.Theirs, a.Auth, a.ClientPort)
+	if a.Files != nil {
+		fmt.Fprintf(&b, " %v %s", a.Files.values(), a.ServerName)
+	}
 	for _, n := range a.Names() {
 		fmt.Fprintf(&b, " %s=%+v %v", n, a.Members[n], a.Passive[n])
 	}
@@ -125,12 +135,17 @@ func (a Access) trouble(ctx context.Context, fleet host.Fleet, err error) error 
 			for _, l := range of.leaves(n) {
 				p.Content(l.Certificate)
 			}
+			if a.Files != nil {
+				if errs[i] = a.troubleFiles(ctx, h, n, step); errs[i] != nil {
+					return
+				}
+			}
 			facts, failed := p.Run(ctx, h)
 			if failed != nil {
 				return
 			}
 			if facts.Unit(Unit).Running() {
-				if over := (&HostFacts{Name: n, Facts: facts}).ended(of, time.Now()); a.TLS && !a.Theirs && over != nil {
+				if over := (&HostFacts{Name: n, Facts: facts}).ended(of, time.Now()); a.OwnTLS() && over != nil {
 					errs[i] = &problem.Error{
 						Host: n, Step: step, Cause: over, Left: "everything.",
 						Do: "apply the cluster's pgha_etcd_cluster resource alone first (terraform apply -target=pgha_etcd_cluster.NAME): it makes new certificates, which the running members take.",
@@ -182,6 +197,9 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 	if a.TLS {
 		if cfg.TLS, err = s.tls(key); err != nil {
 			return DialConfig{}, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
+		}
+		if a.ServerName != "" {
+			verifyAs(cfg.TLS, a.ServerName)
 		}
 	}
 	if a.Auth {
@@ -250,11 +268,12 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 	var errs []error
 	next, open := 0, 0
 	ask := func() {
-		m := a.Members[names[next]]
+		name := names[next]
+		m := a.Members[name]
 		next++
 		open++
 		go func() {
-			s, err := a.ask(ctx, fleet.Host(m.Target), request)
+			s, err := a.ask(ctx, fleet.Host(m.Target), name, request)
 			answers <- answer{s, err}
 		}()
 	}
@@ -282,9 +301,12 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 	}
 }
 
-func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, error) {
-	if a.Theirs {
+func (a Access) ask(ctx context.Context, h host.Host, name string, request []byte) (session, error) {
+	switch {
+	case a.Theirs:
 		return a.askTheirs(ctx, h)
+	case a.TLS && a.Files != nil:
+		return a.askFiles(ctx, h, name)
 	}
 	res, err := h.Run(ctx, host.Cmd{
 		Name: "etcd.session", Script: pki.Script(scripts, "scripts/session.sh"),

@@ -93,12 +93,15 @@ func (m *Manager) Discover(ctx context.Context, name string, members map[string]
 		}
 	}
 	found.Members = members
+	var err error
+	if found.Files, err = sameFiles(all); err != nil {
+		return s, err
+	}
 	if found.Adopted() {
 		if err := checkFound(found); err != nil {
 			return s, err
 		}
 	}
-	var err error
 	if found.Snapshots, err = m.discoverSnapshots(ctx, found); err != nil {
 		return s, err
 	}
@@ -164,6 +167,9 @@ func (m *Manager) discover(ctx context.Context, s Spec, name string) (Spec, erro
 		if err := running.theirFiles().check(running); err != nil {
 			return s, err
 		}
+	}
+	if ours && tls {
+		s.Files = running.broughtFiles(s.Name)
 	}
 	if marker != nil {
 		s.UID = marker.UID

@@ -177,9 +177,9 @@ func (d *Doer) enable(s Spec, name string) engine.Step {
 }
 
 func (d *Doer) start(s Spec, name string) engine.Step {
-	return d.step(s, name, "etcd.start", "start "+Unit, engine.Safe, func(ctx context.Context) error {
+	return d.step(s, name, "etcd.start", "start "+Unit, engine.Safe, d.checkStep(s, name, func(ctx context.Context) error {
 		return remote.StartUnit(ctx, d.host(s, name), Unit)
-	})
+	}))
 }
 
 func (d *Doer) healthy(s Spec, full bool) engine.Step {

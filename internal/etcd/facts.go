@@ -39,6 +39,10 @@ type Facts struct {
 	ShutOut      bool
 	NotLoggingIn []string
 
+	// NodeFiles are the certificates of somebody else's with which Patroni's nodes come,
+	// looked at where an authority is to be trusted no more.
+	NodeFiles []nodeFile
+
 	// Clients are the nodes of Patroni on the cluster, nil if it was not asked.
 	Clients []ClientFacts
 }
@@ -56,6 +60,9 @@ type HostFacts struct {
 	// started again.
 	Authority, Next, Old []byte
 	Trusted              []byte
+
+	// Looked is what was found of files that somebody else makes, by path.
+	Looked map[string]pki.Looked
 
 	// Kept are the authorities of Patroni clusters that are on the host.
 	Kept []string
@@ -162,6 +169,12 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 				*into = facts.Path(a.CertificatePath()).Content
 			}
 		}
+	}
+	if s.Files != nil {
+		if hf.Looked, err = s.look(ctx, h, name); err != nil {
+			return nil, err
+		}
+		hf.Trusted = hf.Looked[s.Files.on(name).Trusted].Text
 	}
 	hf.DataDir, hf.Data = s.DataDir(), facts.Path(s.DataDir()+"/member")
 	if !s.Adopted() {

@@ -297,6 +297,9 @@ func (d *Doer) addLearner(s Spec, c change) engine.Step {
 func (d *Doer) startLearner(s Spec, c change, uid string, changed bool) engine.Step {
 	return d.step(s, c.name, "etcd.member.start", "start "+Unit+", which fetches the cluster's data", engine.Safe, func(ctx context.Context) error {
 		h := d.host(s, c.name)
+		if err := d.checkFiles(ctx, s, c.name); err != nil {
+			return err
+		}
 		var members []MemberInfo
 		err := d.patiently(ctx, s, func(ctx context.Context, client Client) (err error) {
 			members, err = client.Members(ctx)

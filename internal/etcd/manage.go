@@ -140,7 +140,11 @@ func (m *Manager) ask(ctx context.Context, s Spec, f *Facts) error {
 	for _, kv := range joining {
 		f.Joining[strings.TrimPrefix(kv.Key, joiningPrefix(s))] = true
 	}
-	return m.askMore(ctx, c, s, f)
+	if err := m.askMore(ctx, c, s, f); err != nil {
+		return err
+	}
+	f.NodeFiles, err = m.lookNodes(ctx, c, s, *f)
+	return err
 }
 
 // askMore adds what concerns another version, and authentication.
@@ -252,6 +256,8 @@ type Observed struct {
 	Drift []string
 	// Warnings are what an apply would not mend by itself, a line each.
 	Warnings []string
+	// Overdue are certificates that somebody else should have renewed, a line each.
+	Overdue []string
 	// Unreachable are the hosts that could not be asked.
 	Unreachable map[string]error
 }
@@ -275,6 +281,7 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 		return o, nil
 	}
 	o.Warnings = f.authorityEnds(s, m.Now())
+	o.Overdue = s.endingFiles(f, m.Now())
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)

@@ -30,6 +30,10 @@ type Marker struct {
 	Adopted settings `json:"adopted,omitempty"`
 	// Launch is how that one was started, nil if as Debian's package does it.
 	Launch *Launch `json:"launch,omitempty"`
+	// Trusts are the authorities that a member's process trusts which has files of
+	// somebody else's, by their fingerprints with spaces between: it has read them when
+	// it started.
+	Trusts string `json:"trusts,omitempty"`
 	// Restored is the restore that was done last, so that it is done once.
 	Restored string `json:"restored,omitempty"`
 	// Restoring: the cluster is being built anew from a snapshot. Where that was

@@ -49,6 +49,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err := p.findUpgrades(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.checkFiles(); err != nil {
+		return engine.Plan{}, err
+	}
 	if err := p.checkAuthority(); err != nil {
 		return engine.Plan{}, err
 	}
@@ -231,13 +234,13 @@ func (p *planner) plan() (engine.Plan, error) {
 	}
 	var start []engine.Plan
 	var heal engine.Plan
-	var restart []string
+	var restart, started []string
 	for _, n := range p.stay {
 		switch {
 		case p.ill(n):
 			heal = heal.ThenPlan(p.heal(n))
 		case !p.f.Hosts[n].Facts.Unit(Unit).Running():
-			start = append(start, engine.Sequence(p.do.start(p.s, n)))
+			start, started = append(start, engine.Sequence(p.do.start(p.s, n))), append(started, n)
 			if p.upgrades[n] != nil {
 				restart = append(restart, n)
 			}
@@ -282,7 +285,7 @@ func (p *planner) plan() (engine.Plan, error) {
 	plan = plan.ThenPlan(on).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
-		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n)) {
+		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n) || p.distrustsFiles(n) && slices.Contains(started, n)) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
@@ -330,7 +333,7 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			hold = append(hold, pkg)
 		}
 	}
-	if p.s.ownTLS() && !h.Facts.Package("openssl").Installed {
+	if p.s.TLS && !p.s.Adopted() && !h.Facts.Package("openssl").Installed {
 		pins = append(pins, remote.Pin{Name: "openssl"})
 	}
 	if len(pins) > 0 {
@@ -348,7 +351,7 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 	var plan engine.Plan
 	if m := h.Marker; m != nil && !m.RestartDue && h.Facts.Unit(Unit).Running() && p.changed(name) {
 		due := p.marker(name, m.Bootstrapped)
-		due.RestartDue = true
+		due.RestartDue, due.Trusts = true, m.Trusts
 		plan = plan.Then(p.do.step(p.s, name, "etcd.mark.restart", "note that the member has to be restarted", engine.Safe, func(ctx context.Context) error {
 			return remote.WriteFile(ctx, p.do.host(p.s, name), due.file())
 		}))
@@ -384,7 +387,7 @@ func (p *planner) configure(name string) (engine.Plan, error) {
 // files as they should be.
 func (p *planner) changed(name string) bool {
 	h := p.f.Hosts[name]
-	return h.Marker != nil && h.Marker.RestartDue || p.upgrades[name] != nil || p.reconfigured(name) || p.distrusts(name)
+	return h.Marker != nil && h.Marker.RestartDue || p.upgrades[name] != nil || p.reconfigured(name) || p.distrusts(name) || p.needsFiles(name)
 }
 
 // reconfigured reports whether a member's settings are to be others.
@@ -416,8 +419,12 @@ func (p *planner) files(name string) []remote.File {
 }
 
 func (p *planner) marker(name string, bootstrapped bool) Marker {
+	trusts := ""
+	if p.s.Files != nil {
+		trusts = trustOf(p.f.Hosts[name].Trusted)
+	}
 	return Marker{
-		Cluster: p.s.Name, UID: p.uid, Member: name,
+		Trusts: trusts, Cluster: p.s.Name, UID: p.uid, Member: name,
 		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
 		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(), Restored: p.restored(name),
 	}

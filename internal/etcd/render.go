@@ -68,7 +68,11 @@ func (s Spec) env(name string) []byte {
 	// a leader that is well.
 	set("PRE_VOTE", "true")
 	set("EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true")
-	if s.TLS {
+	if s.Files != nil {
+		for _, pair := range s.Files.on(name).settings(s.Version) {
+			set(pair[0], pair[1])
+		}
+	} else if s.TLS {
 		dir := Dir(s.Name)
 		set("CERT_FILE", dir+"/server.crt")
 		set("KEY_FILE", dir+"/server.key")

@@ -141,6 +141,9 @@ func RestorePlan(s Spec, f Facts, r RestoreFacts, newUID string, now time.Time, 
 	if p.credentials, err = p.findCredentials(); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := p.checkFiles(); err != nil {
+		return engine.Plan{}, err
+	}
 	if p.begun != nil && !p.startOver() {
 		p.next, p.file = p.begun.UID, p.begun
 	}

@@ -76,6 +76,7 @@ func (p *restorePlanner) fit() engine.Step {
 		}
 		port := fields(res.Stdout)["port"]
 		a := s.Access()
+		a.ServerName = s.serverName(n)
 		a.Members = map[string]Member{n: {Address: "127.0.0.1", Target: s.Members[n].Target}}
 		if a.ClientPort, err = strconv.Atoi(port); err != nil {
 			return fmt.Errorf("unexpected answer: %q", res.Stdout)
@@ -86,6 +87,10 @@ func (p *restorePlanner) fit() engine.Step {
 		certificates, credentials := "", ""
 		if s.TLS {
 			certificates = Dir(s.Name)
+		}
+		if s.Files != nil {
+			f := s.Files.on(n)
+			certificates = theirFiles{Authority: f.Trusted, Client: f.Client.Certificate, ClientKey: f.Client.Key}.argument()
 		}
 		if s.Auth {
 			credentials = s.credentialsPath()

@@ -90,6 +90,8 @@ func (p *planner) why(name string) string {
 		all = append(all, "to trust the new authority alone")
 	case p.distrusts(name):
 		all = append(all, "to trust the old and the new authority")
+	case p.needsFiles(name):
+		all = append(all, "which then trusts the authorities that are in its file by now")
 	case len(all) == 0:
 		return "which an earlier apply has left undone"
 	}
@@ -101,6 +103,9 @@ func (p *planner) why(name string) string {
 func (d *Doer) turn(s Spec, t turn) engine.Step {
 	return d.step(s, t.name, t.id(), t.title(), engine.Restart, func(ctx context.Context) error {
 		begin := time.Now()
+		if err := d.checkFiles(ctx, s, t.name); err != nil {
+			return err
+		}
 		if err := d.steadySoon(ctx, s); err != nil {
 			return problem.Fill(err, problem.Error{Step: "wait for all members to be well before " + t.name + " is restarted", Left: "the members, as they are."})
 		}

@@ -137,6 +137,10 @@ func (s Spec) snapshotArgs(name string, keep int, when, credentials string) []st
 	if s.TLS {
 		certificates = Dir(s.Name)
 	}
+	if s.Files != nil {
+		f := s.Files.on(name)
+		certificates = theirFiles{Authority: f.Trusted, Client: f.Client.Certificate, ClientKey: f.Client.Key}.argument()
+	}
 	if theirs, ok := s.Theirs[name]; ok {
 		certificates = theirs.argument()
 	}

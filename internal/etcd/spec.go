@@ -63,6 +63,11 @@ type Spec struct {
 	// another authority. Empty is whichever there is.
 	Authority string
 
+	// Files are certificates on the members' hosts that somebody else makes; nil if this
+	// provider does. PatroniFiles are those for Patroni's nodes, on theirs.
+	Files        *Files
+	PatroniFiles *PatroniFiles
+
 	// Snapshots are taken by a timer on the hosts; nil if they are not.
 	Snapshots *Snapshots
 

@@ -72,7 +72,7 @@ func (a Access) View(ctx context.Context, fleet host.Fleet, open func(context.Co
 	found, errs := make([]*hostView, len(names)), make([]error, len(names))
 	var wg sync.WaitGroup
 	for i, n := range names {
-		wg.Go(func() { found[i], errs[i] = a.look(ctx, fleet.Host(a.Members[n].Target)) })
+		wg.Go(func() { found[i], errs[i] = a.look(ctx, fleet.Host(a.Members[n].Target), n) })
 	}
 	var answers []answer
 	var known []MemberInfo
@@ -97,6 +97,9 @@ func (a Access) View(ctx context.Context, fleet host.Fleet, open func(context.Co
 		if h := found[i]; h != nil {
 			mv.Quota, mv.Server, mv.Peer, mv.Authority = h.quota, h.server, h.peer, h.authority
 			mv.Version, mv.Snapshots = h.version, h.snapshots
+			for _, why := range h.overdue {
+				v.Warnings = append(v.Warnings, why+"; "+SomebodyElse)
+			}
 			if !h.unit.Running() {
 				mv.Problem = fmt.Sprintf("%s is %s (%s)", Unit, h.unit.Active, h.unit.Sub)
 			}
@@ -119,7 +122,9 @@ func (a Access) View(ctx context.Context, fleet host.Fleet, open func(context.Co
 	v.compare(answers)
 	v.alarm(alarms)
 	v.warn(len(known) > 0)
-	v.ending(time.Now())
+	if a.Files == nil {
+		v.ending(time.Now())
+	}
 	return v, nil
 }
 
@@ -130,15 +135,16 @@ type hostView struct {
 	quota                   int64
 	server, peer, authority time.Time
 	snapshots               SnapshotsView
+	overdue                 []string
 }
 
 // look asks a member's host, in one session.
-func (a Access) look(ctx context.Context, h host.Host) (*hostView, error) {
+func (a Access) look(ctx context.Context, h host.Host, name string) (*hostView, error) {
 	dir := Dir(a.Name)
 	server, peer, authority := dir+"/server.crt", dir+"/peer.crt", dir+"/ca.crt"
 	var p remote.Probe
 	p.Unit(Unit).Process(Unit).Package(serverPackage).Unit(SnapshotTimer).Unit(SnapshotService)
-	if a.TLS && !a.Theirs {
+	if a.OwnTLS() {
 		p.Content(server).Content(peer).Content(authority)
 	}
 	f, err := p.Run(ctx, h)
@@ -156,6 +162,9 @@ func (a Access) look(ctx context.Context, h host.Host) (*hostView, error) {
 	}
 	if a.TLS && a.Theirs {
 		return v, v.theirCertificates(ctx, h, running)
+	}
+	if a.TLS && a.Files != nil {
+		return v, v.broughtCertificates(ctx, h, a.Files.on(name), name)
 	}
 	if a.TLS {
 		v.server, v.peer, v.authority = ends(f.Path(server)), ends(f.Path(peer)), ends(f.Path(authority))

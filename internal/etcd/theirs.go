@@ -25,7 +25,7 @@ import (
 func AdoptedUID(uid string) bool { return strings.HasPrefix(uid, adoptedPrefix) }
 
 // ownTLS reports whether the cluster's certificates are made by this provider.
-func (s Spec) ownTLS() bool { return s.TLS && !s.Adopted() }
+func (s Spec) ownTLS() bool { return s.TLS && !s.Adopted() && s.Files == nil }
 
 // theirFiles are the files with which a member speaks TLS to its clients.
 type theirFiles struct {
@@ -199,12 +199,12 @@ func (a Access) uid() string {
 
 // ForPatroni says why Patroni cannot be given what it needs to talk to the cluster.
 func (a Access) ForPatroni() error {
-	if !a.Theirs {
+	if !a.TLS || a.OwnTLS() || a.PatroniFiles != nil {
 		return nil
 	}
 	return &problem.Error{
-		Step: "look for what makes certificates for Patroni", Cause: fmt.Errorf("the certificates of the etcd cluster %s were made by somebody else, and this provider has no authority to make any for Patroni's nodes", a.Name),
-		Left: "everything.", Do: "leave the Patroni clusters on it to whoever made them; the etcd cluster itself can be managed.",
+		Step: "look for what makes certificates for Patroni", Cause: fmt.Errorf("the certificates of the etcd cluster %s are made by somebody else, and this provider has no authority to make any for Patroni's nodes", a.Name),
+		Left: "everything.", Do: "have them made for the nodes, too, on their hosts, and name the files in certificates.patroni_files of the pgha_etcd_cluster resource.",
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost/simetcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost/simpatroni"
@@ -30,6 +31,10 @@ type Fleet struct {
 	Etcd    *simetcd.Sim
 	Patroni *simpatroni.Sim
 	Watch   *Watch
+	// Files and PatroniFiles are the certificates of etcd that somebody else makes; nil
+	// if the provider does.
+	Files        *etcd.Files
+	PatroniFiles *etcd.PatroniFiles
 }
 
 // Config is how a fleet is made. The zero value is three hosts under

@@ -132,6 +132,7 @@ func (f *Fleet) EtcdSpec() etcd.Spec {
 	s := etcd.Spec{
 		Name: "dcs", Version: EtcdVersion, Members: map[string]etcd.Member{}, ClientPort: 2379, PeerPort: 2380, TLS: true, Auth: true,
 		Heartbeat: 100 * time.Millisecond, Election: time.Second, QuotaBytes: 2 << 30, CompactionRetention: time.Hour,
+		Files: f.Files, PatroniFiles: f.PatroniFiles,
 	}
 	for i, m := range f.Machines() {
 		if i < 3 {

@@ -215,6 +215,9 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 	if c.Etcd.TLS {
 		f.Etcd3.Protocol = "https"
 		f.Etcd3.CACert, f.Etcd3.Cert, f.Etcd3.Key = c.etcdAuthorityPath(), n.etcdLeaf().Certificate, n.etcdLeaf().Key
+		if brought := n.etcdFiles(); brought != nil {
+			f.Etcd3.CACert, f.Etcd3.Cert, f.Etcd3.Key = brought.Trusted, brought.Certificate, brought.Key
+		}
 	}
 	if c.Etcd.Auth || s.LogsIn {
 		f.Etcd3.Username, f.Etcd3.Password = s.etcdUser(c), s.Etcd
@@ -313,7 +316,7 @@ func noCluster() remote.File {
 
 // leaves are the certificates that the node's host needs.
 func (n Node) leaves() []pki.Leaf {
-	if !n.Cluster.Etcd.TLS {
+	if !n.Cluster.Etcd.OwnTLS() {
 		return []pki.Leaf{n.leaf()}
 	}
 	return []pki.Leaf{n.leaf(), n.etcdLeaf()}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
@@ -22,6 +23,9 @@ type NodeFacts struct {
 	Broken string
 	// Foreign is the configuration file of a node that somebody else made.
 	Foreign *ForeignConfig
+	// EtcdFiles is what was found of the files that somebody else makes for the node's
+	// connections to etcd, by path.
+	EtcdFiles map[string]pki.Looked
 	// Standalone is the database that the node takes over, while it is Debian's.
 	Standalone *Standalone
 }
@@ -57,6 +61,11 @@ func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 	f := NodeFacts{Facts: facts}
 	if f.Marker, err = readMarker(facts); err != nil {
 		return f, err
+	}
+	if brought := n.etcdFiles(); brought != nil {
+		if f.EtcdFiles, err = brought.Look(ctx, h, account); err != nil {
+			return f, err
+		}
 	}
 	if text := facts.Path(ConfigPath); n.Cluster.Adopted() && text.Type == remote.Regular {
 		if f.Foreign, err = ParseForeign(text.Content); err != nil {

@@ -281,7 +281,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 		}
 	}
 	var etcdAuthority []byte
-	if n.Cluster.Etcd.TLS && f.Foreign == nil {
+	if n.Cluster.Etcd.OwnTLS() && f.Foreign == nil {
 		etcdAuthority = n.Cluster.Etcd.Trusted(ctx, m.Fleet)
 	}
 	plan, err := NodePlan(wanted, f, nil, etcdAuthority, m.Now(), do)

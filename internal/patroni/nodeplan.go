@@ -24,6 +24,9 @@ func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time
 		return engine.Plan{}, err
 	}
 	p := nodePlanner{n: n, f: f, k: k, etcdAuthority: etcdAuthority, now: now, do: do}
+	if err := n.checkEtcdFiles(f.EtcdFiles, etcdAuthority, now); err != nil {
+		return engine.Plan{}, err
+	}
 	if k != nil && n.takesOver() && !hasDatabase(*k) {
 		if err := p.checkTakeOver(); err != nil {
 			return engine.Plan{}, err
@@ -212,6 +215,9 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	changed := p.configChanged() || due && running
 	certificates, renewed := p.certificates()
 	plan = plan.ThenPlan(packages)
+	if n.etcdFiles() != nil && !running {
+		plan = plan.Then(do.lookEtcdFiles(n))
+	}
 	if running && !due && p.k != nil && f.Marker != nil && (changed || renewed) {
 		m := *f.Marker
 		m.ReloadDue = true
@@ -323,7 +329,7 @@ func (p *nodePlanner) record() NodeRecord {
 	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; r.LogsIn && p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
 		r.LogsIn = p.k.Nodes[p.n.Name].LogsIn
 	}
-	if p.n.Cluster.Etcd.TLS && !p.n.Cluster.Adopted() {
+	if p.n.Cluster.Etcd.OwnTLS() && !p.n.Cluster.Adopted() {
 		r.ClientTrust = etcd.TrustOf(p.etcdAuthority)
 	}
 	return r
@@ -395,7 +401,7 @@ func (p *nodePlanner) packages() (engine.Plan, error) {
 func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	n, f, do := p.n, p.f, p.do
 	trusted := []remote.File{{Path: n.Cluster.authorityPath(), Content: p.authority}}
-	if n.Cluster.Etcd.TLS {
+	if n.Cluster.Etcd.OwnTLS() {
 		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
 	}
 	for _, file := range trusted {

@@ -122,6 +122,18 @@ func TestRefused(t *testing.T) {
 		{etcd, "certificates", object{"renew_before": "30d"}, "certificates.renew_before", "not a duration"},
 		{etcd, "certificates", object{"authority": "a b"}, "certificates.authority", "1 to 32 letters"},
 		{etcd, "certificates", object{"authority": strings.Repeat("a", 33)}, "certificates.authority", "1 to 32 letters"},
+		{etcd, "certificates", object{"files": files(nil), "renew_before": "48h"}, "certificates.renew_before", "whoever makes the files does"},
+		{etcd, "certificates", object{"files": files(nil), "authority": "2026"}, "certificates.authority", "whoever makes the files does"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "ca.crt"})}, "certificates.files.trusted", "not a whole path"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "/root/ca.crt"})}, "certificates.files.trusted", "cannot see it"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "/etc/ssl/{member}.crt"})}, "certificates.files.trusted", "has characters in it"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "/etc/ssl/../x"})}, "certificates.files.trusted", "not a plain path"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "/etc/ssl/a b"})}, "certificates.files.trusted", "has characters in it"},
+		{etcd, "certificates", object{"files": files(object{"peer": object{"certificate": "/p.crt", "key": "/p.key", "common_name": "a\"b"}})}, "certificates.files.peer.common_name", "cannot be the common name"},
+		{etcd, "certificates", object{"files": files(nil), "patroni_files": object{"trusted": "/ca.crt"}}, "certificates.patroni_files", "give both certificate and key"},
+		{etcd, "certificates", object{"patroni_files": object{"trusted": "/ca.crt", "key": "/x.key"}}, "certificates.patroni_files", "give both certificate and key"},
+		{etcd, "certificates", object{"files": files(object{"trusted": "/etc/ssl/{name}-ca.crt"}), "patroni_files": object{"trusted": "/ca.crt", "key": "/x.key", "certificate": "/x.crt"}}, "", ""},
+		{etcd, "certificates", object{"patroni_files": object{"trusted": "/ca.crt"}}, "", ""},
 		{etcd, "snapshot_count", 999, "snapshot_count", "between 1000"},
 		{etcd, "on_destroy", "delete", "on_destroy", "one of"},
 
@@ -378,4 +390,13 @@ func TestFunctions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// files are certificates that somebody else makes, with some attributes changed.
+func files(change object) object {
+	f := object{"server": object{"certificate": "/etc/ssl/server.crt", "key": "/etc/ssl/server.key"}, "trusted": "/etc/ssl/ca.crt"}
+	for k, v := range change {
+		f[k] = v
+	}
+	return f
 }

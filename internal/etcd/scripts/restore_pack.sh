@@ -1,14 +1,23 @@
 # etcd.restore.pack URL DIRECTORY CERTIFICATES CREDENTIALS TO: takes a snapshot
 # of the etcd that restore_scratch.sh has started, to TO, for root only; then ends
 # that etcd and deletes its data. Prints "sha256", "size", "revision" and "keys".
-# CERTIFICATES is a folder, CREDENTIALS a file; empty where the cluster has none.
+# CERTIFICATES is a folder, or "AUTHORITY:CERTIFICATE:KEY"; CREDENTIALS a file. Empty
+# where the cluster has none. Certificates that somebody else has made may not be good
+# for this host's loopback: nobody else listens there on the port of that etcd.
 set -eu
 umask 077
 unit=pgha-etcd-scratch.service
 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS="$1" ETCDCTL_DIAL_TIMEOUT=10s ETCDCTL_COMMAND_TIMEOUT=30s
-if [ "$3" ]; then
+case $3 in
+'') ;;
+*:*:*)
+	rest=${3#*:}
+	export ETCDCTL_CACERT="${3%%:*}" ETCDCTL_CERT="${rest%:*}" ETCDCTL_KEY="${rest#*:}" ETCDCTL_INSECURE_SKIP_TLS_VERIFY=true
+	;;
+*)
 	export ETCDCTL_CACERT="$3/ca.crt" ETCDCTL_CERT="$3/server.crt" ETCDCTL_KEY="$3/server.key"
-fi
+	;;
+esac
 if [ "$4" ]; then
 	# In the environment, which only root can see.
 	user=pgha:$(sed -n 's/.*"pgha":"\([^"]*\)".*/\1/p' "$4")

@@ -128,6 +128,7 @@ func (w *World) handleAll() {
 	w.Handle("ca.import", true, caImport)
 	w.Handle("ca.promote", true, caPromote)
 	w.Handle("ca.sign", false, caSign)
+	w.Handle("pki.look", false, pkiLook)
 	w.Handle("leaf.request", true, leafRequest)
 	w.Handle("etcd.session", false, etcdSession)
 	// Locks are held by Start; Run knows the name only so that a mistake is

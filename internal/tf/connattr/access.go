@@ -27,12 +27,15 @@ type Access struct {
 	ClientPort types.Int64             `tfsdk:"client_port"`
 	Members    map[string]types.String `tfsdk:"members"`
 	Authority  types.String            `tfsdk:"authority"`
+	// Files are paths that somebody else has certificates at, by what they are.
+	Files map[string]types.String `tfsdk:"files"`
 }
 
 // AccessType is the type of an access object.
 var AccessType = types.ObjectType{AttrTypes: map[string]attr.Type{
 	"name": types.StringType, "uid": types.StringType, "tls": types.BoolType, "auth": types.BoolType,
 	"client_port": types.Int64Type, "members": types.MapType{ElemType: types.StringType}, "authority": types.StringType,
+	"files": types.MapType{ElemType: types.StringType},
 }}
 
 // formatMember writes a member as its address, followed by what is needed to
@@ -96,6 +99,12 @@ func AccessObject(ctx context.Context, a etcd.Access, uid types.String, diags *d
 	if a.Authority != "" {
 		v.Authority = types.StringValue(a.Authority)
 	}
+	for name, p := range a.FileNames() {
+		if v.Files == nil {
+			v.Files = map[string]types.String{}
+		}
+		v.Files[name] = types.StringValue(p)
+	}
 	for name, m := range a.Members {
 		v.Members[name] = types.StringValue(formatMember(name, m))
 	}
@@ -122,6 +131,11 @@ func AccessFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (e
 		ClientPort: int(v.ClientPort.ValueInt64()), Members: map[string]etcd.Member{}, Authority: v.Authority.ValueString(),
 		Theirs: v.TLS.ValueBool() && etcd.AdoptedUID(v.UID.ValueString()),
 	}
+	files := map[string]string{}
+	for name, p := range v.Files {
+		files[name] = p.ValueString()
+	}
+	a = a.WithFileNames(files)
 	for name, text := range v.Members {
 		m, err := parseMember(name, text.ValueString())
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 )
 
 func access() etcd.Access {
@@ -40,6 +41,36 @@ func TestAccessRoundTrip(t *testing.T) {
 	members := o.Attributes()["members"].(types.Map).Elements()
 	if got := members["pg1"].(types.String).ValueString(); got != "10.0.0.1" {
 		t.Errorf("a plain member is written as %q", got)
+	}
+}
+
+// The files of somebody else's go along, and are not there where nobody has any.
+func TestAccessFiles(t *testing.T) {
+	var diags diag.Diagnostics
+	ctx := context.Background()
+	pair := func(name string) pki.Pair {
+		return pki.Pair{Certificate: "/" + name + ".crt", Key: "/" + name + ".key"}
+	}
+	for name, change := range map[string]func(*etcd.Access){
+		"none": func(*etcd.Access) {},
+		"all": func(a *etcd.Access) {
+			a.Files = &etcd.Files{Server: pair("server-{name}"), Peer: pair("peer"), Client: pair("client"), Trusted: "/ca.crt"}
+			a.PatroniFiles = &etcd.PatroniFiles{Pair: pair("patroni"), Trusted: "/patroni-ca.crt"}
+		},
+		"the server's alone":      func(a *etcd.Access) { a.Files = &etcd.Files{Server: pair("server"), Trusted: "/ca.crt"} },
+		"of an adopted cluster's": func(a *etcd.Access) { a.PatroniFiles = &etcd.PatroniFiles{Pair: pair("patroni"), Trusted: "/ca.crt"} },
+		"without a pair":          func(a *etcd.Access) { a.PatroniFiles = &etcd.PatroniFiles{Trusted: "/ca.crt"} },
+	} {
+		want := access()
+		change(&want)
+		o := AccessObject(ctx, want, types.StringValue("u"), &diags)
+		if got := o.Attributes()["files"].IsNull(); got != (name == "none") {
+			t.Errorf("%s: files are null: %v", name, got)
+		}
+		got, ok := AccessFrom(ctx, o, &diags)
+		if d := cmp.Diff(want, got); !ok || diags.HasError() || d != "" {
+			t.Errorf("%s: %v %v %s", name, ok, diags, d)
+		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
-	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
@@ -23,11 +22,16 @@ import (
 )
 
 type certificatesModel struct {
-	RenewBefore customtypes.Text `tfsdk:"renew_before"`
-	Authority   types.String     `tfsdk:"authority"`
+	RenewBefore  customtypes.Text `tfsdk:"renew_before"`
+	Authority    types.String     `tfsdk:"authority"`
+	Files        types.Object     `tfsdk:"files"`
+	PatroniFiles types.Object     `tfsdk:"patroni_files"`
 }
 
-var certificatesType = map[string]attr.Type{"renew_before": customtypes.DurationType, "authority": types.StringType}
+var certificatesType = map[string]attr.Type{
+	"renew_before": customtypes.DurationType, "authority": types.StringType,
+	"files": types.ObjectType{AttrTypes: filesType}, "patroni_files": types.ObjectType{AttrTypes: patroniFilesType},
+}
 
 // authorityName are the names of authorities: they become part of a certificate's
 // subject.
@@ -39,9 +43,17 @@ func certificatesAttribute() schema.Attribute {
 		MarkdownDescription: "How the cluster's certificates are looked after. Only with `tls`.",
 		Attributes: map[string]schema.Attribute{
 			"renew_before": schema.StringAttribute{
-				CustomType: customtypes.DurationType, Optional: true, Computed: true, Default: stringdefault.StaticString("720h"),
+				CustomType: customtypes.DurationType, Optional: true,
 				MarkdownDescription: "How long before its end a member's certificate is renewed: from then on a plan shows it, and an apply makes another for the same key, which etcd takes without a restart. `720h` (30 days) by default, `24h` to `8640h`; certificates are made for 397 days. From then on there is a warning about the certificate authority, too, which lasts ten years.",
 				Validators:          []validator.String{validate.Text("must be between 24h and 8640h", checkRenewBefore)},
+			},
+			"files": schema.SingleNestedAttribute{
+				Optional: true, Attributes: filesAttributes(),
+				MarkdownDescription: "Files on the members' hosts that somebody else makes and renews (a corporate authority's agent, Vault's, ...): the provider then makes no certificate of etcd, and never writes these. The same paths count on all hosts; `{name}` in one stands for the member's name. They are checked in plans and before any member is started: there, readable for `etcd`, fitting together, not over, good for their use and for the member's address, of authorities that all members trust. A renewed certificate needs neither a restart nor an apply. A cluster keeps the kind of certificates that it was made with; the paths may change, which restarts the members one at a time.",
+			},
+			"patroni_files": schema.SingleNestedAttribute{
+				Optional: true, Attributes: patroniFilesAttributes(),
+				MarkdownDescription: "Files on the hosts of Patroni's nodes with which these come to etcd, made and renewed by somebody else: for Patroni clusters on an etcd with `files`, or on an imported etcd with TLS of somebody else's. `{name}` stands for the node's name. Whoever replaces an authority keeps it in `trusted` until the nodes have other certificates; this is looked at before members are restarted. The paths cannot change.",
 			},
 			"authority": schema.StringAttribute{
 				Optional:            true,
@@ -72,11 +84,16 @@ func (m model) certificates(ctx context.Context, s *etcd.Spec, diags *diag.Diagn
 	var c certificatesModel
 	diags.Append(m.Certificates.As(ctx, &c, basetypes.ObjectAsOptions{})...)
 	s.RenewBefore, s.Authority = c.RenewBefore.Duration(), c.Authority.ValueString()
+	c.files(ctx, s, diags)
 	return !diags.HasError()
 }
 
-// checkCertificates refuses the attribute where there are none.
-func (m model) checkCertificates(diags *diag.Diagnostics) {
+// checkCertificates refuses the attribute where there are none, and what cannot be
+// together in it.
+func (m model) checkCertificates(ctx context.Context, diags *diag.Diagnostics) {
+	if !m.Certificates.IsNull() && !m.Certificates.IsUnknown() {
+		checkFilesConfig(ctx, m.Certificates.Attributes(), diags)
+	}
 	if !m.Certificates.IsNull() && !m.TLS.IsNull() && !m.TLS.IsUnknown() && !m.TLS.ValueBool() {
 		diags.AddAttributeError(path.Root("certificates"), "No certificates without TLS", "tls is false, so that the cluster has no certificates.\nWhat to do: remove certificates.")
 	}

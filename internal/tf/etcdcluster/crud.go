@@ -115,6 +115,7 @@ func (r *etcdResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		}
 	}
 	warnEnding(name, o.Warnings, &resp.Diagnostics)
+	warnOverdue(name, o.Overdue, &resp.Diagnostics)
 	m.Drift = base.DriftValue(ctx, o.Drift, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 }

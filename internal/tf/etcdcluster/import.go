@@ -75,7 +75,7 @@ func (m *model) take(ctx context.Context, s etcd.Spec, diags *diag.Diagnostics) 
 		m.Snapshots, d = types.ObjectValueFrom(ctx, snapshotsType, sm)
 		diags.Append(d...)
 	}
-	m.Certificates = noCertificates()
+	m.Certificates = certificatesOf(ctx, s.Files, diags)
 	m.DeletionProtection, m.OnDestroy = types.BoolValue(true), types.StringValue("keep_data")
 	m.Access = connattr.AccessObject(ctx, s.Access(), m.UID, diags)
 	m.Drift = base.NoDrift()

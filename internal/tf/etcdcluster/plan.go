@@ -48,7 +48,7 @@ func (r *etcdResource) ValidateConfig(ctx context.Context, req resource.Validate
 		resp.Diagnostics.AddAttributeError(path.Root("peer_port"), "Invalid port", "client_port and peer_port must differ.")
 	}
 	m.checkSnapshots(ctx, &resp.Diagnostics)
-	m.checkCertificates(&resp.Diagnostics)
+	m.checkCertificates(ctx, &resp.Diagnostics)
 	if members, ok := m.members(ctx, &resp.Diagnostics); ok {
 		duplicates(members, &resp.Diagnostics)
 	}
@@ -106,6 +106,12 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	if known {
 		duplicates(s.Members, diags)
+		if req.State.Raw.IsNull() {
+			r.checkFilesThere(ctx, s, diags)
+		}
+	}
+	if !req.State.Raw.IsNull() {
+		checkKind(ctx, before, m, diags)
 	}
 	if !req.State.Raw.IsNull() && known {
 		if old, ok := before.members(ctx, diags); ok {
@@ -115,7 +121,7 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && known && !restored && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
+		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, files: !before.Certificates.Equal(m.Certificates), version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
 	}
 }
 
@@ -133,7 +139,7 @@ func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
 }
 
 // asked is what a plan asks for that may not be had.
-type asked struct{ quota, members, version, timing, auth bool }
+type asked struct{ quota, members, version, timing, auth, files bool }
 
 // preview asks the hosts and lists what an update would do to running members.
 // It only warns: what it says may have changed by the time of the apply, which
@@ -150,6 +156,9 @@ func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, asked asked, ui
 	case err == nil:
 	case asked.quota && errors.As(err, new(*etcd.QuotaError)):
 		diags.AddAttributeError(path.Root("quota_backend_bytes"), "The data of etcd cluster "+s.Name+" does not fit into the quota", r.S.Redact.Apply(problem.Details(err)))
+		return
+	case asked.files && errors.As(err, new(*etcd.FilesError)):
+		diags.AddAttributeError(filesPath, "etcd cluster "+s.Name+" cannot run with these files", r.S.Redact.Apply(problem.Details(err)))
 		return
 	case host.Unreachable(err):
 		diags.AddWarning("Unable to preview the changes to etcd cluster "+s.Name, r.S.Redact.Apply(err.Error()))

@@ -2,6 +2,7 @@ package patroninode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
@@ -142,11 +144,17 @@ const fitsTimeout = 8 * time.Second
 // fits refuses a new node that cannot be in one cluster with those there are.
 func (r *nodeResource) fits(ctx context.Context, m model, diags *diag.Diagnostics) {
 	n, ok := m.node(ctx, diags)
-	if !ok || r.S == nil || n.Cluster.UID == "" {
+	if !ok || r.S == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, fitsTimeout)
 	defer cancel()
+	if err := r.S.Patroni("pgha_patroni_node "+n.Name).CheckEtcdFiles(ctx, n); err != nil && errors.As(err, new(*etcd.FilesError)) {
+		diags.AddAttributeError(path.Root("host"), "Node "+n.Name+" cannot come to etcd with the files on its host", r.S.Redact.Apply(problem.Details(err)))
+	}
+	if n.Cluster.UID == "" {
+		return
+	}
 	if err := r.S.Patroni("pgha_patroni_node "+n.Name).FitsNode(ctx, n); err != nil {
 		diags.AddAttributeError(path.Root("host"), "Node "+n.Name+" does not fit into the cluster "+n.Cluster.Scope, r.S.Redact.Apply(problem.Details(err)))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+	"github.com/pgha/terraform-provider-pgha/internal/pki"
 )
 
 // Login lets a service on a machine, which comes as somebody, use the cluster that a member at an address
@@ -17,6 +18,10 @@ func (s *Sim) Login(from *fakehost.Machine, id Identity, address, user, password
 			}
 			if s.connect(id, m) != nil {
 				continue
+			}
+			if c, err := pki.Parse(id.Certificate); err == nil && st.auth && c.Subject.CommonName != "" {
+				// etcd, server/embed/serve.go, accessController.ServeHTTP
+				return st, errors.New("CommonName of client sending a request against gateway will be ignored and not used as expected")
 			}
 			name, err := st.login(user, password)
 			if err == nil && st.auth && name == "" {

@@ -236,8 +236,5 @@ func (s *service) checkTLS(env map[string]string, kind string) error {
 	if cn := env["ETCD_PEER_CERT_ALLOWED_CN"]; kind == "PEER_" && cn != "" && leaf.Subject.CommonName != cn {
 		return fmt.Errorf("CommonName of the peer's certificate is %q, not %q", leaf.Subject.CommonName, cn)
 	}
-	if own := env["ETCD_PEER_CERT_ALLOWED_CN"] != ""; own && kind == "" && leaf.Subject.CommonName != "" {
-		return errors.New("the gateway refuses a client certificate with a CommonName")
-	}
 	return nil
 }
