@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -56,6 +57,9 @@ type HostFacts struct {
 	// started again.
 	Authority, Next, Old []byte
 	Trusted              []byte
+
+	// Plain: the member's own settings have clients come with http.
+	Plain bool
 
 	// Kept are the authorities of Patroni clusters that are on the host.
 	Kept []string
@@ -134,11 +138,12 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		Unit(Unit).Path(s.initialPath()).Path(s.DataDir()).Path(s.DataDir() + "/member").Path(DefaultDataDir).
 		Port(s.ClientPort).Port(s.PeerPort).Disk(s.DataDir())
 	for _, file := range s.files(name) {
-		p.Path(file.Path)
+		p.Content(file.Path)
 	}
+	p.Content(s.stagePath())
 	s.probeSnapshots(&p)
 	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
-	if s.ownTLS() {
+	if s.TLS {
 		for _, a := range s.authorities() {
 			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")
 		}
@@ -155,7 +160,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if hf.Marker, err = readMarker(facts); err != nil {
 		return nil, err
 	}
-	if s.ownTLS() {
+	if s.TLS {
 		hf.Trusted = facts.Path(s.authorityPath()).Content
 		for i, into := range []*[]byte{&hf.Authority, &hf.Next, &hf.Old} {
 			if a := s.authorities()[i]; facts.Path(a.Path() + "/ca.key").Exists() {
@@ -164,6 +169,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		}
 	}
 	hf.DataDir, hf.Data = s.DataDir(), facts.Path(s.DataDir()+"/member")
+	hf.Plain = bytes.Contains(facts.Path(s.envPath()).Content, []byte("\nETCD_ADVERTISE_CLIENT_URLS=\"http://"))
 	if !s.Adopted() {
 		return hf, nil
 	}

@@ -30,6 +30,9 @@ type Marker struct {
 	Adopted settings `json:"adopted,omitempty"`
 	// Launch is how that one was started, nil if as Debian's package does it.
 	Launch *Launch `json:"launch,omitempty"`
+	// TLS is how far turning TLS on has come for this member's files (open, peers,
+	// closed); empty where the cluster is as it was made.
+	TLS string `json:"tls,omitempty"`
 	// Restored is the restore that was done last, so that it is done once.
 	Restored string `json:"restored,omitempty"`
 	// Restoring: the cluster is being built anew from a snapshot. Where that was

@@ -22,10 +22,14 @@ type turn struct {
 	alone  bool   // there is no quorum without it
 	last   bool
 
-	upgrade *upgrade // nil if only its settings are others
+	upgrade *upgrade   // nil if only its settings are others
+	stage   *stageTurn // nil if TLS is not being turned on
 }
 
 func (t turn) id() string {
+	if t.stage != nil {
+		return "etcd.tls." + stageNames[t.stage.to]
+	}
 	if t.upgrade != nil {
 		return "etcd.upgrade"
 	}
@@ -34,7 +38,9 @@ func (t turn) id() string {
 
 func (t turn) title() string {
 	var b strings.Builder
-	if u := t.upgrade; u != nil {
+	if t.stage != nil {
+		b.WriteString(t.stage.title())
+	} else if u := t.upgrade; u != nil {
 		fmt.Fprintf(&b, "restart it with etcd %s instead of %s", u.to, u.from)
 	} else {
 		b.WriteString("restart " + Unit + ", for its settings")
@@ -95,10 +101,18 @@ func (d *Doer) turn(s Spec, t turn) engine.Step {
 				return err
 			}
 		}
+		if t.stage != nil {
+			if err := d.take(ctx, s, t); err != nil {
+				return err
+			}
+		}
 		d.Log.InfoContext(ctx, "restarting an etcd member", "host", t.name)
 		err := remote.RestartUnit(ctx, h, Unit, stopTimeout)
 		if err == nil {
 			err = d.back(ctx, s, t)
+		}
+		if err == nil && t.stage != nil {
+			err = d.taken(ctx, s, t)
 		}
 		if err != nil {
 			return t.failed(problem.In(t.name, "restart "+Unit, d.withLog(ctx, s, t.name, err)))
