@@ -187,6 +187,9 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 			return DialConfig{}, fmt.Errorf("etcd cluster %s: %w", a.Name, err)
 		}
 	}
+	if s.scheme == schemeHTTP && s.credentials.Provider == "" {
+		a.Auth = false // TLS comes with the first users: so far there are none
+	}
 	if a.Auth {
 		if s.credentials.Provider == "" {
 			return DialConfig{}, &problem.Error{
@@ -340,7 +343,7 @@ func (a Access) ask(ctx context.Context, h host.Host, request []byte) (session, 
 			return found, err
 		}
 	}
-	if s.comesWithTLS(a.TLS) && len(s.certificate) == 0 || a.Auth && s.credentials.Provider == "" {
+	if s.comesWithTLS(a.TLS) && len(s.certificate) == 0 || a.Auth && s.credentials.Provider == "" && s.scheme != schemeHTTP {
 		return session{}, &problem.Error{
 			Host: h.Name(), Cause: fmt.Errorf("this host does not have what is needed to log in to the etcd cluster %s", a.Name),
 			Do: "apply its pgha_etcd_cluster resource first.",

@@ -31,6 +31,10 @@ type Node struct {
 	// NamedIPv6: Address is a name, and it leads to IPv6 alone.
 	NamedIPv6 bool
 
+	// EtcdUser and EtcdPassword are what a node of a cluster that somebody else made
+	// comes to etcd with; empty for what its file says.
+	EtcdUser, EtcdPassword string
+
 	// Reclone: the plan has said that the replica is broken and that its data
 	// will be replaced by a new clone.
 	Reclone bool
