@@ -187,7 +187,10 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 			Do:    "make sure that at least one of its members' hosts can be reached: " + strings.Join(a.Names(), ", ") + ".",
 		}
 	}
-	cfg := DialConfig{Authority: s.authority}
+	if a.TLS = s.comesWithTLS(a.TLS); !a.TLS {
+		s.authority = nil
+	}
+	cfg := DialConfig{Authority: s.authority, Theirs: s.theirs}
 	for _, n := range a.Names() {
 		m := a.Members[n]
 		cfg.Endpoints = append(cfg.Endpoints, Endpoint{
@@ -201,6 +204,9 @@ func (a Access) Login(ctx context.Context, fleet host.Fleet) (DialConfig, error)
 		if a.ServerName != "" {
 			verifyAs(cfg.TLS, a.ServerName)
 		}
+	}
+	if s.scheme == schemeHTTP && s.credentials.Provider == "" {
+		a.Auth = false // TLS comes with the first users: so far there are none
 	}
 	if a.Auth {
 		if s.credentials.Provider == "" {
@@ -236,6 +242,21 @@ type session struct {
 	// Of a cluster whose certificates somebody else made, the key is there too.
 	theirs bool
 	key    []byte
+	// scheme is with which to come, where the host says so; else it is as the
+	// cluster's resource says.
+	scheme string
+}
+
+// comesWithTLS reports whether clients are to come with https, where that is how the
+// cluster is described.
+func (s session) comesWithTLS(described bool) bool {
+	switch s.scheme {
+	case schemeHTTP:
+		return false
+	case schemeHTTPS:
+		return len(s.certificate) > 0
+	}
+	return described
 }
 
 func (s session) tls(key *ecdsa.PrivateKey) (*tls.Config, error) {
@@ -302,15 +323,12 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 }
 
 func (a Access) ask(ctx context.Context, h host.Host, name string, request []byte) (session, error) {
-	switch {
-	case a.Theirs:
-		return a.askTheirs(ctx, h)
-	case a.TLS && a.Files != nil:
+	if a.TLS && a.Files != nil {
 		return a.askFiles(ctx, h, name)
 	}
 	res, err := h.Run(ctx, host.Cmd{
 		Name: "etcd.session", Script: pki.Script(scripts, "scripts/session.sh"),
-		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject, nextAuthority(a.Name).Path(), Spec{Name: a.Name}.authorityPath()},
+		Args:  []string{credentialsPath(a.Name), Authority(a.Name).Path(), clientSubject, nextAuthority(a.Name).Path(), Spec{Name: a.Name}.authorityPath(), Spec{Name: a.Name}.stagePath()},
 		Stdin: request, Sensitive: true,
 	})
 	if err != nil {
@@ -334,9 +352,20 @@ func (a Access) ask(ctx context.Context, h host.Host, name string, request []byt
 			s.authority = pki.Bundle(s.authority, b)
 		case "certificate":
 			s.certificate = b
+		case "scheme":
+			s.scheme = strings.TrimSpace(string(b))
 		}
 	}
-	if a.TLS && len(s.certificate) == 0 || a.Auth && s.credentials.Provider == "" {
+	if a.TLS && s.scheme == "" && len(s.certificate) == 0 {
+		found, err := a.askMember(ctx, h)
+		if found.scheme == schemeHTTP {
+			found.credentials = s.credentials
+			s = found
+		} else if a.Theirs {
+			return found, err
+		}
+	}
+	if s.comesWithTLS(a.TLS) && len(s.certificate) == 0 || a.Auth && s.credentials.Provider == "" && s.scheme != schemeHTTP {
 		return session{}, &problem.Error{
 			Host: h.Name(), Cause: fmt.Errorf("this host does not have what is needed to log in to the etcd cluster %s", a.Name),
 			Do: "apply its pgha_etcd_cluster resource first.",

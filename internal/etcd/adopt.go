@@ -26,8 +26,11 @@ func (m *Manager) recognise(ctx context.Context, s Spec, f Facts) error {
 			continue
 		}
 		if c == nil {
+			// Who has no mark has no password of ours either.
 			var err error
-			if c, err = m.Doer.client(ctx, s); err != nil {
+			without := s
+			without.Auth = false
+			if c, err = m.Doer.client(ctx, without); err != nil {
 				return err
 			}
 		}

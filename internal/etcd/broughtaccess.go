@@ -61,6 +61,10 @@ func (a Access) WithFileNames(all map[string]string) Access {
 // OwnTLS reports whether this provider makes the cluster's certificates.
 func (a Access) OwnTLS() bool { return a.TLS && !a.Theirs && a.Files == nil }
 
+// IssuesForPatroni reports whether this provider makes the certificates with which
+// Patroni's nodes come to etcd.
+func (a Access) IssuesForPatroni() bool { return a.TLS && a.Files == nil && a.PatroniFiles == nil }
+
 // askFiles gets what a client needs from a member's host, where somebody else put it.
 func (a Access) askFiles(ctx context.Context, h host.Host, name string) (session, error) {
 	f := a.Files.on(name)

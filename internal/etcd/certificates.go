@@ -77,7 +77,7 @@ func (p *planner) authority() engine.Plan {
 // checkAuthority refuses to go on where the authority's key is on no host any more. A
 // new one would be trusted by nobody who runs.
 func (p *planner) checkAuthority() error {
-	if !p.s.ownTLS() || !p.formed() {
+	if !p.s.ownTLS() || !p.formed() || p.opening() {
 		return nil
 	}
 	for _, hosts := range []map[string]*HostFacts{p.f.Hosts, p.f.Leaving} {

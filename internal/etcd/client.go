@@ -59,6 +59,9 @@ type Client interface {
 	// caught up. With authentication on, etcd before 3.5.28 does it only where
 	// the client talks to the leader.
 	Promote(ctx context.Context, id uint64) error
+	// UpdateMember has the cluster know a member by other peer URLs. It may be asked
+	// twice.
+	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
 	// RemoveMember takes a member out; one that is not there is fine.
 	RemoveMember(ctx context.Context, id uint64) error
 	// MoveLeader makes a follower lead. The client must talk to the leader.

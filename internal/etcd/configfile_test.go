@@ -99,7 +99,7 @@ func TestOverlayOfFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec.SnapshotCount = 0
-	text := string(s.overlay(spec))
+	text := string(s.overlay(spec, tlsOff))
 	for _, line := range []string{`ETCD_NAME="pg1"`, `ETCD_LOG_OUTPUTS="stderr"`, `ETCD_CONFIG_FILE=""`, `ETCD_ENABLE_V2=""`, `ETCD_SNAPSHOT_COUNT=""`} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("%s is missing:\n%s", line, text)

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -63,6 +64,8 @@ type HostFacts struct {
 
 	// Looked is what was found of files that somebody else makes, by path.
 	Looked map[string]pki.Looked
+	// Plain: the member's own settings have clients come with http.
+	Plain bool
 
 	// Kept are the authorities of Patroni clusters that are on the host.
 	Kept []string
@@ -141,11 +144,12 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		Unit(Unit).Path(s.initialPath()).Path(s.DataDir()).Path(s.DataDir() + "/member").Path(DefaultDataDir).
 		Port(s.ClientPort).Port(s.PeerPort).Disk(s.DataDir())
 	for _, file := range s.files(name) {
-		p.Path(file.Path)
+		p.Content(file.Path)
 	}
+	p.Content(s.stagePath())
 	s.probeSnapshots(&p)
 	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
-	if s.ownTLS() {
+	if s.TLS && s.Files == nil {
 		for _, a := range s.authorities() {
 			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")
 		}
@@ -162,7 +166,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	if hf.Marker, err = readMarker(facts); err != nil {
 		return nil, err
 	}
-	if s.ownTLS() {
+	if s.TLS && s.Files == nil {
 		hf.Trusted = facts.Path(s.authorityPath()).Content
 		for i, into := range []*[]byte{&hf.Authority, &hf.Next, &hf.Old} {
 			if a := s.authorities()[i]; facts.Path(a.Path() + "/ca.key").Exists() {
@@ -177,6 +181,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		hf.Trusted = hf.Looked[s.Files.on(name).Trusted].Text
 	}
 	hf.DataDir, hf.Data = s.DataDir(), facts.Path(s.DataDir()+"/member")
+	hf.Plain = bytes.Contains(facts.Path(s.envPath()).Content, []byte("\nETCD_ADVERTISE_CLIENT_URLS=\"http://"))
 	if !s.Adopted() {
 		return hf, nil
 	}

@@ -38,6 +38,7 @@ type DialConfig struct {
 	Endpoints []Endpoint
 	TLS       *tls.Config // nil without TLS
 	Authority []byte      // certificate of the authority, PEM
+	Theirs    bool        // which somebody else made
 	User      string      // empty without authentication
 	Password  string
 }
@@ -111,7 +112,7 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 	}
 	login()
 	loggedIn.Store(true)
-	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password}, nil
+	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password, tls: cfg.TLS != nil}, nil
 }
 
 // reach is what came of connecting to the members. gRPC keeps that to itself:
@@ -166,6 +167,16 @@ type grpcClient struct {
 	authority []byte
 	// what it logs in with
 	login, password string
+	tls             bool
+}
+
+// as is an endpoint with the scheme with which the client comes. While TLS is turned
+// on that may be another one than that of the cluster's URLs.
+func (g *grpcClient) as(endpoint string) string {
+	if g.tls {
+		return withScheme(endpoint, schemeHTTPS)
+	}
+	return withScheme(endpoint, schemeHTTP)
 }
 
 // translate gives etcd's errors a type and words that users can act on.
@@ -290,7 +301,7 @@ func (g *grpcClient) DeletePrefix(ctx context.Context, prefix string) error {
 func (g *grpcClient) Status(ctx context.Context, endpoint string) (Status, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	r, err := g.c.Status(ctx, endpoint)
+	r, err := g.c.Status(ctx, g.as(endpoint))
 	if err != nil {
 		return Status{}, g.translate(err)
 	}
@@ -348,6 +359,13 @@ func (g *grpcClient) Promote(ctx context.Context, id uint64) error {
 	default:
 		return g.translate(err)
 	}
+}
+
+func (g *grpcClient) UpdateMember(ctx context.Context, id uint64, peerURLs []string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := g.c.MemberUpdate(ctx, id, peerURLs)
+	return g.translate(err)
 }
 
 func (g *grpcClient) RemoveMember(ctx context.Context, id uint64) error {

@@ -54,6 +54,6 @@ func (g *grpcClient) Compact(ctx context.Context) error {
 func (g *grpcClient) Defragment(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithTimeout(ctx, longRequest)
 	defer cancel()
-	_, err := g.c.Defragment(ctx, endpoint)
+	_, err := g.c.Defragment(ctx, g.as(endpoint))
 	return g.translate(err)
 }

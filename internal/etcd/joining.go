@@ -399,7 +399,7 @@ func (d *Doer) forget(ctx context.Context, s Spec, keys ...string) error {
 // Describe lists the steps of a plan that people have to know of: what running
 // members notice, who joins and leaves, and which certificates are made.
 func Describe(p engine.Plan) []string {
-	told := map[string]bool{"etcd.authority.next": true, "etcd.authority.promote": true, "etcd.authority.withdraw": true, "etcd.authority.wait": true}
+	told := map[string]bool{"etcd.authority.next": true, "etcd.authority.promote": true, "etcd.authority.withdraw": true, "etcd.authority.wait": true, "etcd.tls.promote": true, "etcd.tls.wait": true}
 	var list engine.Plan
 	for _, s := range p.Steps() {
 		if s.Risk >= engine.Reload || strings.HasPrefix(s.ID, "etcd.member.") || strings.HasPrefix(s.ID, "etcd.upgrade.") || strings.HasPrefix(s.ID, "etcd.auth.") || s.ID == "etcd.certificate" || told[s.ID] {

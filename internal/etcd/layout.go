@@ -101,7 +101,7 @@ func (p *planner) otherVersion(name string) bool {
 // package: another version than runs, and snapshots without etcdctl.
 func (p *planner) checkForeign() error {
 	var errs []error
-	if p.s.TLS && p.s.Adopted() && (p.s.RenewBefore != 0 || p.s.Authority != "") {
+	if p.s.TLS && !p.s.ownTLS() && (p.s.RenewBefore != 0 || p.s.Authority != "") {
 		errs = append(errs, &problem.Error{
 			Step: "look for what makes the cluster's certificates", Cause: errors.New("somebody else does, and they cannot be renewed or replaced from here"),
 			Left: "the certificates, as they are.", Do: "leave certificates out of the configuration.",

@@ -33,6 +33,7 @@ func (d *Doer) live(ctx context.Context, s Spec) (Live, error) {
 	var wg sync.WaitGroup
 	for i, m := range members {
 		list[i].MemberInfo = m
+		s.peersAs(&list[i])
 		wg.Go(func() {
 			m := &list[i]
 			if m.Name == "" || len(m.ClientURLs) == 0 {

@@ -34,6 +34,9 @@ type Marker struct {
 	// somebody else's, by their fingerprints with spaces between: it has read them when
 	// it started.
 	Trusts string `json:"trusts,omitempty"`
+	// TLS is how far turning TLS on has come for this member's files (open, peers,
+	// closed); empty where the cluster is as it was made.
+	TLS string `json:"tls,omitempty"`
 	// Restored is the restore that was done last, so that it is done once.
 	Restored string `json:"restored,omitempty"`
 	// Restoring: the cluster is being built anew from a snapshot. Where that was

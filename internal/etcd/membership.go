@@ -20,6 +20,9 @@ type LiveMember struct {
 	Problem string
 	Leader  bool
 	Version string // of the running process, such as "3.5.16"
+	// OtherScheme: the cluster knows its peer URLs, which are as they are to be here,
+	// with another scheme yet.
+	OtherScheme bool
 }
 
 // called is how a member is spoken of: by its name, or its address while it has

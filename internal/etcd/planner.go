@@ -33,7 +33,7 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	p := planner{s: s.withTheirs(f), f: f, uid: uid, now: now, do: do}
+	p := planner{s: s.withTheirs(f).withStages(f), f: f, uid: uid, now: now, do: do}
 	if p.credentials, err = p.findCredentials(); err != nil {
 		return engine.Plan{}, err
 	}
@@ -50,6 +50,9 @@ func Plan(s Spec, f Facts, uid string, now time.Time, do *Doer) (engine.Plan, er
 		return engine.Plan{}, err
 	}
 	if err := p.checkFiles(); err != nil {
+		return engine.Plan{}, err
+	}
+	if err := p.checkSecuring(); err != nil {
 		return engine.Plan{}, err
 	}
 	if err := p.checkAuthority(); err != nil {
@@ -171,8 +174,9 @@ type planner struct {
 
 	upgrades map[string]*upgrade // members that need another version
 
-	rotation rotation // of the authority
-	made     []byte   // the authority that was made when the plan ran
+	turned   map[string]bool // members that have a turn on the way to TLS, after which their marks are whole
+	rotation rotation        // of the authority
+	made     []byte          // the authority that was made when the plan ran
 }
 
 // findCredentials returns those that are there. A cluster that was formed and
@@ -272,7 +276,8 @@ func (p *planner) plan() (engine.Plan, error) {
 		return engine.Plan{}, err
 	}
 	plan = plan.ThenPlan(off).ThenPlan(p.removeDead()).ThenPlan(p.makeSpace()).ThenPlan(p.shrink())
-	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade())
+	restart = p.notTwice(restart)
+	roll := p.stage().ThenPlan(p.roll(restart)).ThenPlan(p.endUpgrade()).ThenPlan(p.advance())
 	if !p.rotation.dead {
 		roll = roll.ThenPlan(p.promote())
 	}
@@ -285,7 +290,7 @@ func (p *planner) plan() (engine.Plan, error) {
 	plan = plan.ThenPlan(on).ThenParallel(p.snapshots()...)
 	var marked []engine.Plan
 	for _, n := range p.stay {
-		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n) || p.distrustsFiles(n) && slices.Contains(started, n)) {
+		if m := p.f.Hosts[n].Marker; !p.f.Hosts[n].Recognised && !p.turned[n] && (m == nil || !m.Bootstrapped || m.RestartDue && !slices.Contains(restart, n) || p.distrustsFiles(n) && slices.Contains(started, n)) {
 			marked = append(marked, engine.Sequence(p.mark(n, true)))
 		}
 	}
@@ -333,9 +338,10 @@ func (p *planner) prepare(name string) (engine.Plan, error) {
 			hold = append(hold, pkg)
 		}
 	}
-	if p.s.TLS && !p.s.Adopted() && !h.Facts.Package("openssl").Installed {
+	if p.s.TLS && (!p.s.Adopted() || p.s.Secured) && !h.Facts.Package("openssl").Installed {
 		pins = append(pins, remote.Pin{Name: "openssl"})
 	}
+	plan = plan.ThenPlan(p.begin(name))
 	if len(pins) > 0 {
 		plan = plan.Then(p.do.install(p.s, name, pins))
 	}
@@ -409,11 +415,16 @@ func (p *planner) files(name string) []remote.File {
 	if found == nil {
 		return p.s.files(name)
 	}
-	if !h.Facts.Path(dropInPath).Exists() && (h.Running == nil || h.Running.same(p.s)) {
+	asFound := !found.plain() || p.s.stage(name) == tlsOff
+	if asFound && !h.Facts.Path(dropInPath).Exists() && (h.Running == nil || h.Running.same(p.s)) {
 		return nil
 	}
+	stage := p.s.stage(name)
+	if asFound {
+		stage = tlsOff // with certificates of somebody else's, or none
+	}
 	return []remote.File{
-		{Path: p.s.envPath(), Content: found.overlay(p.s), Group: account, Mode: "0640"},
+		{Path: p.s.envPath(), Content: found.overlay(p.s, stage), Group: account, Mode: "0640"},
 		{Path: dropInPath, Content: append(p.s.dropIn(), h.adoptedLaunch().command()...)},
 	}
 }
@@ -426,6 +437,7 @@ func (p *planner) marker(name string, bootstrapped bool) Marker {
 	return Marker{
 		Trusts: trusts, Cluster: p.s.Name, UID: p.uid, Member: name,
 		MachineID: p.f.Hosts[name].Facts.OS().MachineID, Bootstrapped: bootstrapped || p.f.Hosts[name].Recognised,
+		TLS:     p.f.Hosts[name].markedTLS(),
 		Adopted: p.f.Hosts[name].adopted(), Launch: p.f.Hosts[name].adoptedLaunch(), Restored: p.restored(name),
 	}
 }

@@ -45,19 +45,26 @@ func (s Spec) env(name string) []byte {
 		// Go takes this one for all of both families.
 		listen = "0.0.0.0"
 	}
-	clients := []string{s.url(listen, s.ClientPort)}
-	if listen != "0.0.0.0" {
-		clients = append(clients, s.url("127.0.0.1", s.ClientPort))
+	stage := s.stage(name)
+	schemes := stage.clientSchemes()
+	var clients []string
+	for _, scheme := range schemes {
+		clients = append(clients, withScheme(s.url(listen, s.ClientPort), scheme))
+	}
+	for _, scheme := range schemes {
+		if listen != "0.0.0.0" {
+			clients = append(clients, withScheme(s.url("127.0.0.1", s.ClientPort), scheme))
+		}
 	}
 	var b strings.Builder
 	b.WriteString("# Written by the pgha provider; changes are overwritten.\n")
 	set := func(key, value string) { fmt.Fprintf(&b, "ETCD_%s=%q\n", key, value) }
 	set("NAME", name)
 	set("DATA_DIR", s.DataDir())
-	set("LISTEN_PEER_URLS", s.url(listen, s.PeerPort))
+	set("LISTEN_PEER_URLS", withScheme(s.url(listen, s.PeerPort), stage.peerScheme()))
 	set("LISTEN_CLIENT_URLS", strings.Join(clients, ","))
-	set("INITIAL_ADVERTISE_PEER_URLS", s.PeerURL(name))
-	set("ADVERTISE_CLIENT_URLS", s.ClientURL(name))
+	set("INITIAL_ADVERTISE_PEER_URLS", withScheme(s.PeerURL(name), stage.peerScheme()))
+	set("ADVERTISE_CLIENT_URLS", withScheme(s.ClientURL(name), schemes[0]))
 	tuning := s.tuning()
 	for _, key := range tuningKeys {
 		if tuning[key] != "" {
@@ -68,27 +75,15 @@ func (s Spec) env(name string) []byte {
 	// a leader that is well.
 	set("PRE_VOTE", "true")
 	set("EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true")
-	if s.Files != nil {
+	switch {
+	case s.Files != nil:
 		for _, pair := range s.Files.on(name).settings(s.Version) {
 			set(pair[0], pair[1])
 		}
-	} else if s.TLS {
-		dir := Dir(s.Name)
-		set("CERT_FILE", dir+"/server.crt")
-		set("KEY_FILE", dir+"/server.key")
-		set("TRUSTED_CA_FILE", dir+"/ca.crt")
-		set("CLIENT_CERT_AUTH", "true")
-		set("PEER_CERT_FILE", dir+"/peer.crt")
-		set("PEER_KEY_FILE", dir+"/peer.key")
-		set("PEER_TRUSTED_CA_FILE", dir+"/ca.crt")
-		set("PEER_CLIENT_CERT_AUTH", "true")
-		set("PEER_CERT_ALLOWED_CN", peerSubject(s.Name))
-		// A member would ask whether the address that another one comes from
-		// is in that one's certificate. A host with several addresses, or
-		// with both families, comes from the one nearest to whom it speaks
-		// to, and a name has to be resolved for it; the member that was
-		// refused so waits for ever. The name above is what counts.
-		set("EXPERIMENTAL_PEER_SKIP_CLIENT_SAN_VERIFICATION", "true")
+	case stage > tlsOff:
+		for _, kv := range s.tlsSettings() {
+			set(kv[0], kv[1])
+		}
 	}
 	return []byte(b.String())
 }

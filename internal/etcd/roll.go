@@ -23,10 +23,14 @@ type turn struct {
 	last   bool
 	why    string // it is restarted, unless for another version
 
-	upgrade *upgrade // nil if it keeps its version
+	upgrade *upgrade   // nil if it keeps its version
+	stage   *stageTurn // nil if TLS is not being turned on
 }
 
 func (t turn) id() string {
+	if t.stage != nil {
+		return "etcd.tls." + stageNames[t.stage.to]
+	}
 	if t.upgrade != nil {
 		return "etcd.upgrade"
 	}
@@ -35,7 +39,9 @@ func (t turn) id() string {
 
 func (t turn) title() string {
 	var b strings.Builder
-	if u := t.upgrade; u != nil {
+	if t.stage != nil {
+		b.WriteString(t.stage.title())
+	} else if u := t.upgrade; u != nil {
 		fmt.Fprintf(&b, "restart it with etcd %s instead of %s", u.to, u.from)
 	} else {
 		b.WriteString("restart " + Unit + ", " + t.why)
@@ -118,10 +124,18 @@ func (d *Doer) turn(s Spec, t turn) engine.Step {
 				return err
 			}
 		}
+		if t.stage != nil {
+			if err := d.take(ctx, s, t); err != nil {
+				return err
+			}
+		}
 		d.Log.InfoContext(ctx, "restarting an etcd member", "host", t.name)
 		err := remote.RestartUnit(ctx, h, Unit, stopTimeout)
 		if err == nil {
 			err = d.back(ctx, s, t)
+		}
+		if err == nil && t.stage != nil {
+			err = d.taken(ctx, s, t)
 		}
 		if err != nil {
 			return t.failed(problem.In(t.name, "restart "+Unit, d.withLog(ctx, s, t.name, err)))

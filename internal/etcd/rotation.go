@@ -138,7 +138,7 @@ func (p *planner) settled() bool {
 // findRotation finds out how far it is, and what may be done next. Nothing new is
 // begun while the cluster is not settled.
 func (p *planner) findRotation() {
-	if !p.s.ownTLS() || !p.formed() {
+	if !p.s.ownTLS() || !p.formed() || p.securing() {
 		return
 	}
 	var all []*HostFacts

@@ -140,7 +140,7 @@ func (s settings) same(spec Spec) bool {
 
 // overlay renders the environment file of a member that was adopted: as it was
 // found, but for what the spec speaks of.
-func (s settings) overlay(spec Spec) []byte {
+func (s settings) overlay(spec Spec, stage tlsStage) []byte {
 	out := settings{}
 	for k, v := range s {
 		out[k] = v
@@ -154,6 +154,7 @@ func (s settings) overlay(spec Spec) []byte {
 			delete(out, key) // else a variable of the unit's own would count again
 		}
 	}
+	spec.secure(out, stage)
 	var b strings.Builder
 	b.WriteString("# Written by the pgha provider; changes are overwritten.\n")
 	for _, key := range sortedKeys(out) {

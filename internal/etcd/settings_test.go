@@ -39,7 +39,7 @@ func TestSettings(t *testing.T) {
 	if s.same(spec) {
 		t.Error("another quota is no difference")
 	}
-	text := string(s.overlay(spec))
+	text := string(s.overlay(spec, tlsOff))
 	for _, line := range []string{`ETCD_DATA_DIR="/srv/etcd"`, `ETCD_QUOTA_BACKEND_BYTES="1073741824"`, `ETCD_PRE_VOTE="true"`, `ETCD_AUTO_COMPACTION_RETENTION="2h0m0s"`} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("%s is missing:\n%s", line, text)

@@ -77,6 +77,12 @@ type Spec struct {
 	// Theirs are where the certificates of a cluster that somebody else made are, by
 	// member; found on its hosts.
 	Theirs map[string]theirFiles
+
+	// Stages are how far members are on the way to TLS, by name: at the end unless it
+	// is said. Secured: somebody else made the cluster without TLS, so that the
+	// certificates are ours.
+	Stages  map[string]tlsStage
+	Secured bool
 }
 
 // Member is one member of the cluster.

@@ -25,7 +25,7 @@ import (
 func AdoptedUID(uid string) bool { return strings.HasPrefix(uid, adoptedPrefix) }
 
 // ownTLS reports whether the cluster's certificates are made by this provider.
-func (s Spec) ownTLS() bool { return s.TLS && !s.Adopted() && s.Files == nil }
+func (s Spec) ownTLS() bool { return s.TLS && s.Files == nil && (!s.Adopted() || s.Secured) }
 
 // theirFiles are the files with which a member speaks TLS to its clients.
 type theirFiles struct {
@@ -88,15 +88,16 @@ func (s Spec) withTheirs(f Facts) Spec {
 	}
 	s.Theirs = map[string]theirFiles{}
 	for n, h := range f.Hosts {
-		if found := h.adopted(); found != nil {
+		if found := h.adopted(); found != nil && !found.plain() {
 			s.Theirs[n] = found.theirFiles()
 		}
 	}
 	return s
 }
 
-// askTheirs gets from a member's host what its own settings name.
-func (a Access) askTheirs(ctx context.Context, h host.Host) (session, error) {
+// askMember gets from a member's host what its own settings name. One that takes http
+// needs nothing.
+func (a Access) askMember(ctx context.Context, h host.Host) (session, error) {
 	fail := func(err error, do string) (session, error) {
 		return session{}, &problem.Error{Host: h.Name(), Step: "read the member's certificates", Cause: err, Do: do}
 	}
@@ -111,6 +112,9 @@ func (a Access) askTheirs(ctx context.Context, h host.Host) (session, error) {
 		return session{}, err
 	case found == nil:
 		return fail(errors.New(Unit+" does not run, and only a running member says where they are"), "start it (systemctl start "+Unit+").") // or another one is asked
+	}
+	if found.plain() {
+		return session{host: h.Name(), scheme: schemeHTTP}, nil
 	}
 	files := found.theirFiles()
 	if err := files.check(found); err != nil {
@@ -197,10 +201,18 @@ func (a Access) uid() string {
 	return ""
 }
 
-// ForPatroni says why Patroni cannot be given what it needs to talk to the cluster.
-func (a Access) ForPatroni() error {
+// ForPatroni says why Patroni cannot be given what it needs to talk to the cluster:
+// where its certificates are somebody else's, and none are named for it. Those of a
+// cluster on which TLS was turned on from here are not.
+func (a Access) ForPatroni(ctx context.Context, fleet host.Fleet) error {
 	if !a.TLS || a.OwnTLS() || a.PatroniFiles != nil {
 		return nil
+	}
+	if a.Files == nil {
+		cfg, err := a.Login(ctx, fleet)
+		if err != nil || !cfg.Theirs {
+			return err
+		}
 	}
 	return &problem.Error{
 		Step: "look for what makes certificates for Patroni", Cause: fmt.Errorf("the certificates of the etcd cluster %s are made by somebody else, and this provider has no authority to make any for Patroni's nodes", a.Name),

@@ -135,7 +135,7 @@ func TestLayoutTLS(t *testing.T) {
 			wantError(t, err, "cannot be renewed or replaced from here")
 
 			a := s.Access()
-			if err := a.ForPatroni(); !a.Theirs || err == nil {
+			if err := a.ForPatroni(t.Context(), f.Start("patroni")); !a.Theirs || err == nil {
 				t.Errorf("Patroni may be put on it: %+v", a)
 			}
 			viewer := f.Start("viewer")

@@ -66,8 +66,8 @@ func (w *Watch) note(format string, args ...any) {
 // patroni is called before a node's Patroni is stopped.
 func (w *Watch) patroni(verb string, u *fakehost.Unit) {
 	n := w.f.Patroni.Node(u.Machine)
-	if n == nil {
-		return
+	if n == nil || n.Paused() {
+		return // paused, PostgreSQL goes on running
 	}
 	healthy := 0
 	for _, m := range w.f.Machines() {

@@ -327,9 +327,15 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 		plan = plan.Then(do.enable(n))
 	}
 	changed := !bytes.Equal(want, f.Foreign.text)
+	if !quiet || changed {
+		plan = plan.ThenPlan(p.adoptedCertificates())
+	}
+	// A run that was cut off may have written the file, and no more.
+	unsaid := p.k != nil && (p.restartsAlone() || p.logsIn() && !p.k.Nodes[n.Name].LogsIn || p.unnoted())
 	switch running := f.Facts.Unit(Unit).Running(); {
-	case changed && running:
-		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
+	case (changed || unsaid) && running:
+		changed = true
+		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n)).ThenPlan(p.comes())
 	case !running:
 		plan = plan.Then(do.register(n, p.record()), do.startWithData(n))
 	}

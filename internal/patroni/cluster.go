@@ -213,6 +213,11 @@ type Known struct {
 	// Restored says what this is from, if it has not been compared with the nodes yet:
 	// etcd was restored, or the cluster is being taken up from its nodes.
 	Restored string
+	// EtcdLogin is the password of the cluster's user in etcd, of a cluster that
+	// somebody else made; empty if it has none.
+	EtcdLogin string
+	// PausedFor says for what we have paused the cluster, empty if we have not.
+	PausedFor string
 	// SystemID is our own note of the system identifier, empty until there is a
 	// database. It outlives Patroni's key.
 	SystemID string
@@ -293,6 +298,10 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.Announced = append(k.Announced, n)
 		case e.Key == etcd.RestoredKey(c.own("")):
 			k.Restored = e.Value
+		case e.Key == c.loginKey():
+			k.EtcdLogin = e.Value
+		case e.Key == c.pausedKey():
+			k.PausedFor = e.Value
 		case e.Key == c.systemIDKey():
 			k.SystemID = e.Value
 		case e.Key == c.authorityKey():

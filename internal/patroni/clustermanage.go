@@ -115,6 +115,9 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if err := do.putBack(ctx, c); err != nil {
 		return Applied{}, err
 	}
+	if err := do.endPause(ctx, c); err != nil {
+		return Applied{}, err
+	}
 	if account := s.missing(do.Known.Secrets); account != "" && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step: "take the passwords that are brought", Cause: fmt.Errorf("credentials.%s has a password_wo_version and no password_wo", account),
@@ -209,7 +212,7 @@ func (p clusterPlanner) plan() engine.Plan {
 		}))
 	}
 	if c.Adopted() {
-		return plan.ThenPlan(p.config())
+		return plan.ThenPlan(p.grantLogin()).ThenPlan(p.config())
 	}
 	anew := k.Secrets == nil || !hasDatabase(k) && (p.s.Bring.changes(*k.Secrets) || p.s.origin(k.Secrets) != k.Secrets.Origin.or(Origin{}))
 	if anew {

@@ -47,6 +47,9 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 	if k.Restored != "" {
 		o.Drift = append(o.Drift, "cluster: compare what etcd knows from "+k.Restored+" with the nodes, and let Patroni resume (reload)")
 	}
+	if k.PausedFor != "" {
+		o.Drift = append(o.Drift, "cluster: have Patroni go on, which was paused for "+k.PausedFor+" (reload)")
+	}
 	if k.Next != nil {
 		o.Drift = append(o.Drift, "cluster: finish the change of passwords that was begun (reload)")
 	}

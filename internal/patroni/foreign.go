@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
 )
 
 // ForeignConfig is a configuration file of Patroni's that somebody else wrote. It is
@@ -49,6 +51,9 @@ type foreignFile struct {
 type foreignEtcd struct {
 	Hosts              any
 	Host               string
+	URL, Proxy, SRV    string
+	Protocol           string
+	CACert, Cert, Key  string
 	Username, Password string
 }
 
@@ -218,6 +223,16 @@ func (f *ForeignConfig) Merge(n Node) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if etcd := mapping(root, "etcd3"); etcd != nil {
+		comes, err := f.comes(n)
+		if err != nil {
+			return nil, err
+		}
+		for _, kv := range comes {
+			changed = true
+			setScalar(etcd, kv[0], kv[1])
+		}
+	}
 	if !changed {
 		return f.text, nil
 	}
@@ -228,6 +243,43 @@ func (f *ForeignConfig) Merge(n Node) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), enc.Close()
+}
+
+// comes are the settings of how the node comes to etcd that have to be others.
+func (f *ForeignConfig) comes(n Node) (list [][2]string, err error) {
+	have := f.file.Etcd3
+	want := map[string][2]string{}
+	if n.Cluster.Etcd.IssuesForPatroni() {
+		if have.URL != "" || have.Proxy != "" || have.SRV != "" {
+			return nil, &problem.Error{
+				Cause: errOneAddress, Left: ConfigPath + ", as it was.", Do: "name the members of etcd by hosts there, one node at a time, then apply again.",
+			}
+		}
+		want["protocol"], want["cacert"] = [2]string{have.Protocol, "https"}, [2]string{have.CACert, n.Cluster.etcdAuthorityPath()}
+		want["cert"], want["key"] = [2]string{have.Cert, n.etcdLeaf().Certificate}, [2]string{have.Key, n.etcdLeaf().Key}
+	}
+	if n.EtcdPassword != "" {
+		want["username"], want["password"] = [2]string{have.Username, n.EtcdUser}, [2]string{have.Password, n.EtcdPassword}
+	}
+	for _, key := range []string{"protocol", "cacert", "cert", "key", "username", "password"} {
+		if w, ok := want[key]; ok && w[0] != w[1] {
+			list = append(list, [2]string{key, w[1]})
+		}
+	}
+	return list, nil
+}
+
+// setScalar sets a key to a text.
+func setScalar(in *yaml.Node, key, value string) {
+	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
+	for i := 0; i+1 < len(in.Content); i += 2 {
+		if in.Content[i].Value == key {
+			node.LineComment, node.HeadComment, node.FootComment = in.Content[i+1].LineComment, in.Content[i+1].HeadComment, in.Content[i+1].FootComment
+			in.Content[i+1] = node
+			return
+		}
+	}
+	in.Content = append(in.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, node)
 }
 
 // mapping is the value of a key that is a mapping, or nil.

@@ -35,6 +35,7 @@ func TestForeignConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := exampleNode()
+	n.Cluster.Etcd.TLS = false
 	n.Name, n.Tags = "pg2", map[string]any{"rack": "7"}
 	n.Cluster.UID = adoptedPrefix + "1"
 	if !f.is(n) {
@@ -81,6 +82,53 @@ func TestForeignConfig(t *testing.T) {
 	n.Tags = nil
 	if text, err = again.Merge(n); err != nil || strings.Contains(string(text), "tags") {
 		t.Errorf("tags that are gone are still there (%v):\n%s", err, text)
+	}
+}
+
+// A node comes to etcd with https and with a password: nothing else in its file
+// changes, and merging again changes nothing.
+func TestForeignConfigComes(t *testing.T) {
+	f, err := ParseForeign([]byte(foreignText))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := exampleNode()
+	n.Tags = f.tags()
+	n.EtcdUser, n.EtcdPassword = "patroni.main", "on: a #hostile one"
+	text, err := f.Merge(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ParseForeign(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := again.file.Etcd3
+	want := foreignEtcd{
+		Hosts: f.file.Etcd3.Hosts, Protocol: "https", CACert: "/etc/pgha/patroni/main/etcd-ca.crt", Cert: "/etc/pgha/patroni/main/etcd.crt", Key: "/etc/pgha/patroni/main/etcd.key",
+		Username: "patroni.main", Password: "on: a #hostile one",
+	}
+	if d := cmp.Diff(want, *e); d != "" {
+		t.Error(d)
+	}
+	for _, kept := range []string{"# Written by Alice.", "repl-password", "rack:"} {
+		if !strings.Contains(string(text), kept) {
+			t.Errorf("it lacks %q:\n%s", kept, text)
+		}
+	}
+	if twice, err := again.Merge(n); err != nil || string(twice) != string(text) {
+		t.Errorf("merging twice changes it again (%v):\n%s", err, twice)
+	}
+	n.EtcdUser, n.EtcdPassword = "", ""
+	if kept, err := again.Merge(n); err != nil || string(kept) != string(text) {
+		t.Errorf("what is not known was taken out (%v):\n%s", err, kept)
+	}
+	byURL, err := ParseForeign([]byte(strings.Replace(foreignText, "etcd3:\n", "etcd3:\n  url: http://10.0.0.1:2379\n", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := byURL.Merge(n); err == nil || !strings.Contains(err.Error(), "names etcd by url") {
+		t.Errorf("etcd by url: %v", err)
 	}
 }
 

@@ -31,6 +31,10 @@ type Node struct {
 	// NamedIPv6: Address is a name, and it leads to IPv6 alone.
 	NamedIPv6 bool
 
+	// EtcdUser and EtcdPassword are what a node of a cluster that somebody else made
+	// comes to etcd with; empty for what its file says.
+	EtcdUser, EtcdPassword string
+
 	// Reclone: the plan has said that the replica is broken and that its data
 	// will be replaced by a new clone.
 	Reclone bool
@@ -316,7 +320,7 @@ func noCluster() remote.File {
 
 // leaves are the certificates that the node's host needs.
 func (n Node) leaves() []pki.Leaf {
-	if !n.Cluster.Etcd.OwnTLS() {
+	if !n.Cluster.Etcd.IssuesForPatroni() {
 		return []pki.Leaf{n.leaf()}
 	}
 	return []pki.Leaf{n.leaf(), n.etcdLeaf()}

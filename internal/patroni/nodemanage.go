@@ -49,6 +49,9 @@ func (m *Manager) open(ctx context.Context, c Cluster) (*Doer, error) {
 			m.learn(*known)
 		}
 	}
+	if k.EtcdLogin != "" {
+		m.Redact.Add(k.EtcdLogin)
+	}
 	k.complete(c)
 	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner, Redact: m.Redact}, nil
 }
@@ -91,6 +94,10 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	if err := do.checkEtcd(ctx, n); err != nil {
 		return err
 	}
+	if err := do.checkScheme(n); err != nil {
+		return err
+	}
+	n = n.withLogin(do.Known)
 	f, err := m.probeWithLists(ctx, n, do)
 	if err != nil {
 		return err
@@ -194,6 +201,7 @@ func (m *Manager) PreviewNode(ctx context.Context, n Node) (engine.Plan, error) 
 	if err != nil {
 		return engine.Plan{}, err
 	}
+	n = n.withLogin(do.Known)
 	n.NamedIPv6 = f.namedIPv6(n)
 	if do.Known.Next != nil {
 		// The cluster's turn comes first, and then these are in force.
@@ -281,7 +289,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 		}
 	}
 	var etcdAuthority []byte
-	if n.Cluster.Etcd.OwnTLS() && f.Foreign == nil {
+	if n.Cluster.Etcd.IssuesForPatroni() {
 		etcdAuthority = n.Cluster.Etcd.Trusted(ctx, m.Fleet)
 	}
 	plan, err := NodePlan(wanted, f, nil, etcdAuthority, m.Now(), do)

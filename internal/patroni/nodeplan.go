@@ -248,12 +248,7 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	case running && changed && !f.hasData(n) && p.k != nil:
 		plan = plan.Then(do.register(n, p.record()), do.reform(n))
 	case running && changed:
-		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n))
-		if r := p.record(); p.k != nil && p.logsIn() && !r.LogsIn {
-			// Only now: etcd shuts out whoever does not, once all say that they do.
-			r.LogsIn = true
-			plan = plan.Then(do.register(n, r))
-		}
+		plan = plan.Then(do.register(n, p.record()), do.reconfigure(n)).ThenPlan(p.comes())
 	case !running && f.Standalone != nil && f.Standalone.Online:
 		plan = plan.ThenPlan(p.takeOver())
 	case !running && (f.hasData(n) || p.k == nil):
@@ -310,26 +305,26 @@ func (p *nodePlanner) locked() bool {
 	return !member && len(p.f.Facts.Port(p.n.Cluster.APIPort)) == 0
 }
 
-// logsIn reports whether the node has a user and a password for etcd. Of one that was
-// adopted it is not known: its file is somebody else's.
+// logsIn reports whether the node has a user and a password for etcd.
 func (p *nodePlanner) logsIn() bool {
 	if p.n.Cluster.Adopted() {
-		return false
+		return p.n.EtcdPassword != ""
 	}
 	return p.n.Cluster.Etcd.Auth || p.k != nil && p.k.Secrets != nil && p.k.Secrets.LogsIn
 }
 
-// record is what is noted of the node in etcd. That it logs in there is said of one
-// that runs only when it has read its file with the password. Whoever replaces
-// etcd's authority goes by what it says of certificates, which are in place when it
-// is written.
+// record is what is noted of the node in etcd. How it comes there is said of one
+// that runs only when it does. Whoever replaces etcd's authority goes by what it says
+// of certificates, which are in place when it is written.
 func (p *nodePlanner) record() NodeRecord {
 	r := record(p.n, p.f)
 	r.LogsIn = p.logsIn()
-	if due := p.f.Marker != nil && p.f.Marker.ReloadDue; r.LogsIn && p.k != nil && p.f.Facts.Unit(Unit).Running() && (due || p.configChanged()) {
-		r.LogsIn = p.k.Nodes[p.n.Name].LogsIn
+	if p.k != nil && p.f.Facts.Unit(Unit).Running() {
+		// Of one that somebody else made nothing else says that its file was read.
+		due := p.f.Marker != nil && p.f.Marker.ReloadDue || p.n.Cluster.Adopted()
+		r.LogsIn = r.LogsIn && (p.k.Nodes[p.n.Name].LogsIn || !due && !p.fileChanged())
 	}
-	if p.n.Cluster.Etcd.OwnTLS() && !p.n.Cluster.Adopted() {
+	if p.n.Cluster.Etcd.IssuesForPatroni() && !p.restartsAlone() {
 		r.ClientTrust = etcd.TrustOf(p.etcdAuthority)
 	}
 	return r
@@ -401,7 +396,7 @@ func (p *nodePlanner) packages() (engine.Plan, error) {
 func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	n, f, do := p.n, p.f, p.do
 	trusted := []remote.File{{Path: n.Cluster.authorityPath(), Content: p.authority}}
-	if n.Cluster.Etcd.OwnTLS() {
+	if n.Cluster.Etcd.IssuesForPatroni() {
 		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
 	}
 	for _, file := range trusted {

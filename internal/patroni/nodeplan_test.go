@@ -81,6 +81,13 @@ func (s *state) planned(t *testing.T, observed bool, later time.Duration) (strin
 	return strings.ReplaceAll(strings.ReplaceAll(plan.String(), "@pg2", ""), "patroni.", ""), err
 }
 
+// cameWithHTTP has etcd know the node as one that has no certificate.
+func (s *state) cameWithHTTP() {
+	r := s.known.Nodes[s.n.Name]
+	r.ClientTrust = etcd.ClientTrust{}
+	s.known.Nodes[s.n.Name] = r
+}
+
 func remark(m *fakehost.Machine, change func(*patroni.Marker)) {
 	var mark patroni.Marker
 	_ = json.Unmarshal(m.Files.Read(patroni.MarkerPath), &mark)
@@ -126,6 +133,23 @@ func TestNodePlan(t *testing.T) {
 		},
 		"certificates end soon":    {later: (397 - 29) * 24 * time.Hour, want: "mark, certificate, certificate, reload, mark"},
 		"the edited configuration": {state: func(s *state) { s.m.Files.Text(patroni.ConfigPath, "x") }, want: "mark, register, reconfigure, mark"},
+		"it came with http, and etcd takes https": {
+			state: func(s *state) {
+				s.m.Files.Text(patroni.ConfigPath, "etcd3: {protocol: http}")
+				s.cameWithHTTP()
+			},
+			want: "mark, register, reconfigure, process, register, mark",
+		},
+		"it came with http, killed before Patroni was restarted": {
+			state: func(s *state) {
+				remark(s.m, func(m *patroni.Marker) { m.ReloadDue = true })
+				s.cameWithHTTP()
+			},
+			want: "register, reconfigure, process, register, mark",
+		},
+		"it came with http, killed after Patroni was restarted": {
+			state: func(s *state) { remark(s.m, func(m *patroni.Marker) { m.ReloadDue = true }) }, want: "register, reconfigure, mark",
+		},
 		"changed, and killed before the reload": {
 			state: func(s *state) { remark(s.m, func(m *patroni.Marker) { m.ReloadDue = true }) }, want: "register, reconfigure, mark",
 		},

@@ -1,4 +1,4 @@
-# etcd.session CREDENTIALS AUTHORITY SUBJECT NEXT TRUSTED: what a client needs to talk
+# etcd.session CREDENTIALS AUTHORITY SUBJECT NEXT TRUSTED SCHEME: what a client needs to talk
 # to the cluster: the credentials, the authority's certificate, those that the
 # members trust, and a certificate of a day for the key whose signing request is on
 # standard input. Where the authority is being replaced there may be a moment with
@@ -6,6 +6,7 @@
 # never off it.
 field() { printf '%s=%s\n' "$1" "$(base64 -w0)"; }
 if [ -f "$1" ]; then field credentials <"$1"; fi
+if [ -f "$6" ]; then field scheme <"$6"; fi
 dir=$2
 if [ ! -f "$dir/ca.crt" ]; then dir=$4; fi
 if [ -f "$dir/ca.crt" ]; then

@@ -372,7 +372,7 @@ func caImport(o *Op) error {
 
 // etcdSession prints what a client needs to talk to etcd.
 func etcdSession(o *Op) error {
-	if !o.Need(5) {
+	if !o.Need(6) {
 		return exitError(2)
 	}
 	field := func(name string, value []byte) {
@@ -381,6 +381,9 @@ func etcdSession(o *Op) error {
 	files := o.Machine.Files
 	if c := files.Read(o.Arg(1)); c != nil {
 		field("credentials", c)
+	}
+	if scheme := files.Read(o.Arg(6)); scheme != nil {
+		field("scheme", scheme)
 	}
 	dir := o.Arg(2)
 	if files.Get(dir+"/ca.crt") == nil {

@@ -93,7 +93,7 @@ func (s *Services) Patroni(resource string) *patroni.Manager {
 	return &patroni.Manager{
 		Fleet: s.Fleet, Log: s.Log, Observe: s.Observer(resource), Now: s.Now, Runner: s.Runner,
 		Redact: s.Redact, Queues: s.Queues, Etcd: func(ctx context.Context, a etcd.Access) (etcd.Client, error) {
-			if err := a.ForPatroni(); err != nil {
+			if err := a.ForPatroni(ctx, s.Fleet); err != nil {
 				return nil, err
 			}
 			return s.Etcd(ctx, a)

@@ -121,7 +121,7 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && known && !restored && !diags.HasError() && !resp.Plan.Raw.Equal(req.State.Raw) {
-		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, files: !before.Certificates.Equal(m.Certificates), version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
+		r.preview(ctx, s, asked{quota: !before.Quota.Equal(m.Quota), members: changed, files: !before.Certificates.Equal(m.Certificates), version: !before.Version.Equal(m.Version), auth: !before.Auth.Equal(m.Auth), tls: !before.TLS.Equal(m.TLS), timing: !before.HeartbeatInterval.Equal(m.HeartbeatInterval) || !before.ElectionTimeout.Equal(m.ElectionTimeout)}, m.UID.ValueString(), diags)
 	}
 }
 
@@ -139,7 +139,7 @@ func (r *etcdResource) planDestroy(before model, diags *diag.Diagnostics) {
 }
 
 // asked is what a plan asks for that may not be had.
-type asked struct{ quota, members, version, timing, auth, files bool }
+type asked struct{ quota, members, version, timing, auth, tls, files bool }
 
 // preview asks the hosts and lists what an update would do to running members.
 // It only warns: what it says may have changed by the time of the apply, which
@@ -165,6 +165,9 @@ func (r *etcdResource) preview(ctx context.Context, s etcd.Spec, asked asked, ui
 		return
 	case asked.version && errors.As(err, new(*etcd.VersionError)):
 		diags.AddAttributeError(path.Root("version"), "etcd cluster "+s.Name+" cannot be brought to version "+s.Version, r.S.Redact.Apply(problem.Details(err)))
+		return
+	case asked.tls:
+		diags.AddAttributeError(path.Root("tls"), "TLS of etcd cluster "+s.Name+" cannot be turned on now", r.S.Redact.Apply(problem.Details(err)))
 		return
 	case asked.auth:
 		diags.AddAttributeError(path.Root("auth"), "Authentication of etcd cluster "+s.Name+" cannot be changed now", r.S.Redact.Apply(problem.Details(err)))

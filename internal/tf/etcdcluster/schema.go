@@ -25,6 +25,8 @@ import (
 
 const newCluster = "make a second cluster under another name, and move to it."
 
+const noWayBack = "Everything in etcd, Patroni's passwords among it, would go over the network in the clear, and be open to whoever reaches the client port. There are no stages for that either: clients that come with https would be shut out.\nWhat to do: leave tls = true."
+
 func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "An etcd cluster on hosts: up to 7 members at a pinned version, with TLS for clients and peers from a certificate authority of its own and with authentication. " +
@@ -62,8 +64,8 @@ func (r *etcdResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"tls": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-				MarkdownDescription: "TLS with certificates on both sides, for clients and among members; true by default. It cannot be changed.",
-				PlanModifiers:       []planmodifier.Bool{planmod.Fixed(newCluster)},
+				MarkdownDescription: "TLS with certificates on both sides, for clients and among members; true by default. It can be turned on, also for a cluster that somebody else made, in stages that let everybody in at each moment: members take https beside http, then they come to each other with https, each stage with a restart of one member at a time, the leader last; Patroni's nodes come with https once they are applied, for which Patroni alone is restarted, and PostgreSQL is not; when all have, the next apply closes http. The plan names for whom it waits. It cannot be turned off again.",
+				PlanModifiers:       []planmodifier.Bool{planmod.Onward(noWayBack)},
 			},
 			"auth": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),

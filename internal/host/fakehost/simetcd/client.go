@@ -31,7 +31,8 @@ func (s *Sim) Opener(p *fakehost.Process) func(context.Context, etcd.Access) (et
 			s.clients++
 			c.identity = Identity{Client: fmt.Sprintf("%d of the provider", s.clients), Authorities: cfg.Authority}
 		})
-		if a.TLS {
+		// A host may say otherwise than the cluster's resource.
+		if a.TLS = cfg.TLS != nil; a.TLS {
 			if len(cfg.TLS.Certificates) == 0 && !a.Theirs {
 				return nil, errors.New("the login gave no certificate")
 			}
@@ -287,7 +288,7 @@ func (c *client) Status(ctx context.Context, endpoint string) (s etcd.Status, er
 		err := errors.New("connection refused")
 		c.sim.world.Do(func() {
 			for _, name := range c.access.Names() {
-				if st, m := c.at(name); m != nil && c.access.URL(name) == endpoint {
+				if st, m := c.at(name); m != nil && samePlace(c.access.URL(name), endpoint) {
 					s, err = st.status(m), nil
 				}
 			}

@@ -56,6 +56,14 @@ func (st *Store) Revision(key string) int64 {
 	return 0
 }
 
+// Lease is that which a key dies with, nil if there is none.
+func (st *Store) Lease(key string) *Lease {
+	if e := st.keys[key]; e != nil {
+		return e.lease
+	}
+	return nil
+}
+
 // Put sets a key, with a lease unless it is nil.
 func (st *Store) Put(key, value string, l *Lease) {
 	st.revision++

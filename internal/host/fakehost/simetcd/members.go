@@ -123,6 +123,20 @@ func (c *client) RemoveMember(ctx context.Context, id uint64) error {
 	})
 }
 
+func (c *client) UpdateMember(ctx context.Context, id uint64, peerURLs []string) error {
+	return c.do(ctx, "member-update", true, nil, func(st *Store) error {
+		m := st.byID(id)
+		if m == nil {
+			return errors.New("etcdserver: member not found")
+		}
+		delete(st.members, m.peerURL)
+		m.peerURL = peerURLs[0]
+		st.members[m.peerURL] = m
+		st.changed()
+		return nil
+	})
+}
+
 func (c *client) MoveLeader(ctx context.Context, id uint64) error {
 	return c.do(ctx, "move-leader", true, nil, func(st *Store) error {
 		m := st.byID(id)

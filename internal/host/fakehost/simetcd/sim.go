@@ -55,6 +55,7 @@ func Install(w *fakehost.World) *Sim {
 		m.AddUnit(unitName, &service{sim: s, machine: m}).Enabled = "enabled"
 	})
 	w.Handle("etcd.snapshot", true, s.snapshot)
+	w.Handle("etcd.reach", false, s.reach)
 	w.Handle("etcd.snapshots", false, s.snapshots)
 	w.Handle("etcd.keep", true, func(o *fakehost.Op) error {
 		if !o.Need(2) {

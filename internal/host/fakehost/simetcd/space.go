@@ -93,7 +93,7 @@ func (c *client) Defragment(ctx context.Context, endpoint string) error {
 		c.sim.world.Do(func() {
 			for _, name := range c.access.Names() {
 				st, m := c.at(name)
-				if m == nil || c.access.URL(name) != endpoint {
+				if m == nil || !samePlace(c.access.URL(name), endpoint) {
 					continue
 				}
 				for other, n := range st.Behind {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
@@ -26,9 +27,6 @@ func (m *member) loadTrust() {
 	m.run++
 	m.trust = trust{clients: m.machine.Files.Read(m.env["ETCD_TRUSTED_CA_FILE"]), peers: m.machine.Files.Read(m.env["ETCD_PEER_TRUSTED_CA_FILE"])}
 }
-
-// secure reports whether a member's process uses TLS.
-func (m *member) secure() bool { return m.env["ETCD_CERT_FILE"] != "" }
 
 // certificate is one of the member's own, as it is on its disk now.
 func (m *member) certificate(kind string) []byte {
@@ -97,13 +95,19 @@ func (s *Sim) refuse(format string, args ...any) {
 	}
 }
 
+// takes reports whether a member's process listens for a scheme, for clients or for
+// peers ("CLIENT", "PEER").
+func (m *member) takes(kind, scheme string) bool {
+	return strings.Contains(m.env["ETCD_LISTEN_"+kind+"_URLS"], scheme+"://")
+}
+
 // linked reports whether two members talk to each other, connecting them if need
-// be. Each is a client of the other.
+// be. Each is a client of the other, by the URL at which the cluster knows it.
 func (st *Store) linked(a, b *member) bool {
 	if !a.machine.Reaches(b.machine) {
 		return false
 	}
-	if a == b || a.env["ETCD_PEER_CERT_FILE"] == "" {
+	if a == b {
 		return true
 	}
 	if a.name > b.name {
@@ -115,6 +119,13 @@ func (st *Store) linked(a, b *member) bool {
 	}
 	for _, pair := range [][2]*member{{a, b}, {b, a}} {
 		from, to := pair[0], pair[1]
+		scheme, _, _ := strings.Cut(to.peerURL, "://")
+		if !to.takes("PEER", scheme) {
+			return false
+		}
+		if scheme == "http" {
+			continue
+		}
 		err := st.sim.trusted(from.certificate("PEER_"), to.trust.peers, x509.ExtKeyUsageClientAuth)
 		if err == nil {
 			err = st.sim.trusted(to.certificate("PEER_"), from.trust.peers, x509.ExtKeyUsageServerAuth)
@@ -152,7 +163,16 @@ type Identity struct {
 // connect makes a client's connection to a member, unless there is one.
 func (s *Sim) connect(id Identity, m *member) error {
 	c := connection{from: id.Client, b: m, bs: m.run}
-	if !m.secure() || s.connections[c] && !s.Fickle {
+	if s.connections[c] && !s.Fickle {
+		return nil
+	}
+	if scheme := map[bool]string{true: "http", false: "https"}[id.Authorities == nil]; !m.takes("CLIENT", scheme) {
+		err := fmt.Errorf("it does not take %s", scheme)
+		s.refuse("the client %s and the member %s: %v", id.Client, m.name, err)
+		return err
+	}
+	if id.Authorities == nil {
+		s.connections[c] = true
 		return nil
 	}
 	err := s.trusted(m.certificate(""), id.Authorities, x509.ExtKeyUsageServerAuth)
@@ -165,6 +185,43 @@ func (s *Sim) connect(id Identity, m *member) error {
 	}
 	s.connections[c] = true
 	return nil
+}
+
+// samePlace reports whether two URLs differ in their scheme at most.
+func samePlace(a, b string) bool {
+	_, a, _ = strings.Cut(a, "://")
+	_, b, _ = strings.Cut(b, "://")
+	return a == b
+}
+
+// reach is etcd.reach: a member is asked by https, with a certificate of this host.
+func (s *Sim) reach(o *fakehost.Op) error {
+	if !o.Need(5) {
+		return o.Fail(2, "etcd.reach: arguments")
+	}
+	authority, certificate := o.Machine.Files.Read(o.Arg(1)+"/ca.crt"), o.Machine.Files.Read(o.Arg(1)+"/"+o.Arg(2)+".crt")
+	for _, st := range s.stores {
+		for _, m := range st.sorted() {
+			if m.unit == nil || !o.Machine.Reaches(m.machine) {
+				continue
+			}
+			for kind, own := range map[string]string{"CLIENT": "", "PEER": "PEER_"} {
+				if !strings.Contains(m.env["ETCD_LISTEN_"+kind+"_URLS"], "https://"+o.Arg(3)) {
+					continue
+				}
+				trust := map[string][]byte{"CLIENT": m.trust.clients, "PEER": m.trust.peers}[kind]
+				err := s.trusted(certificate, trust, x509.ExtKeyUsageClientAuth)
+				if err == nil {
+					err = s.trusted(m.certificate(own), authority, x509.ExtKeyUsageServerAuth)
+				}
+				if err != nil {
+					return o.Fail(1, "%v", err)
+				}
+				return nil
+			}
+		}
+	}
+	return o.Fail(1, "%s does not answer by https", o.Arg(3))
 }
 
 // Disconnect ends all connections among members and with clients, as a fault in

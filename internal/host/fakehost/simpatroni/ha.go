@@ -396,6 +396,10 @@ func (n *Node) lead() {
 		n.promote()
 		return
 	}
+	if key := n.key("leader"); n.store.Lease(key) != n.lease {
+		n.logf("WARNING: I am the leader but not owner of the lease")
+		n.store.Put(key, n.name(), n.lease)
+	}
 	n.slots()
 	n.writeStatus(n.pg.lsn)
 	n.logf("INFO: no action. I am (%s), the leader with the lock", n.name())
@@ -467,6 +471,9 @@ func (n *Node) touch() {
 		"conn_url": "postgres://" + n.cfg.PostgreSQL.ConnectAddress + "/postgres", "api_url": "https://" + n.cfg.RestAPI.ConnectAddress + "/patroni",
 		"state": n.state, "role": n.Role(), "version": upstream(n.version()),
 	}
+	if n.Paused() {
+		m["pause"] = true
+	}
 	if len(n.cfg.Tags) > 0 {
 		tags := map[string]any{}
 		for k, v := range n.cfg.Tags {
@@ -486,7 +493,7 @@ func (n *Node) touch() {
 		}
 	}
 	key := n.key("members/" + n.name())
-	if text := render(m); text != first(n.store.Get(key)) {
+	if text := render(m); text != first(n.store.Get(key)) || n.store.Lease(key) != n.lease {
 		n.store.Put(key, text, n.lease)
 	}
 }

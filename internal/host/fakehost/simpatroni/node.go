@@ -79,6 +79,17 @@ func (n *Node) Cloning() bool { return n.busy && n.state == "creating replica" }
 // Running reports whether PostgreSQL runs.
 func (n *Node) Running() bool { return n.pg != nil }
 
+// Paused reports whether Patroni has heard that the cluster is paused.
+func (n *Node) Paused() bool { return n.up && n.dynamic["pause"] == true }
+
+// Started is when PostgreSQL was started, zero if it does not run.
+func (n *Node) Started() time.Time {
+	if n.pg == nil {
+		return time.Time{}
+	}
+	return n.pg.started
+}
+
 // Role is the node's role in Patroni's words, for the version that is installed.
 func (n *Node) Role() string {
 	switch {
@@ -157,7 +168,7 @@ func (n *Node) Start(u *fakehost.Unit) {
 	n.cfg, n.up, n.store, n.busy = cfg, true, nil, false
 	n.known, n.acted = nil, false
 	n.dynamic, n.revised, n.pending, n.seen, n.retain = map[string]any{}, 0, map[string]string{}, map[string]time.Time{}, map[string]bool{}
-	n.state = "starting"
+	n.state = "running" // a server that it has found so
 	if n.pg == nil {
 		n.state = "stopped"
 	}
@@ -199,7 +210,11 @@ func (n *Node) Reload(u *fakehost.Unit) {
 	if cert, err := n.loadTLS(cfg); err == nil {
 		n.cert = cert
 	}
+	// Of how to come to etcd, user and password are read again, and nothing else
+	// (Patroni, dcs/etcd.py, reload_config).
+	was := n.cfg.Etcd3
 	n.cfg = cfg
+	n.cfg.Etcd3.Protocol, n.cfg.Etcd3.CACert, n.cfg.Etcd3.Cert, n.cfg.Etcd3.Key = was.Protocol, was.CACert, was.Cert, was.Key
 	u.Logf("INFO: Reloading PostgreSQL configuration.")
 	n.poke()
 }
