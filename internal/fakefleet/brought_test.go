@@ -638,7 +638,7 @@ func TestBroughtPatroniOnTheirs(t *testing.T) {
 		}
 		s.PatroniFiles = &etcd.PatroniFiles{Pair: pki.Pair{Certificate: tlsDir + "patroni.crt", Key: tlsDir + "patroni.key"}, Trusted: tlsDir + "ca.crt"}
 		undrifted(t, f, s, "reader")
-		if err := s.Access().ForPatroni(); err != nil {
+		if err := s.Access().ForPatroni(t.Context(), f.Start("asker")); err != nil {
 			t.Fatal(details(err))
 		}
 		k := keysOfTheirs()
