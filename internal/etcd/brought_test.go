@@ -1,26 +1,48 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"io"
-	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 )
 
+// straight is a host from which connections are made as from here.
+type straight struct{ host.Host }
+
+func (straight) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, address)
+}
+
 // A server is taken for that of another name than the one at which it is reached, and
-// for no other, and not if its authority is not trusted.
+// for no other, and not if its authority is not trusted; also by gRPC, which has an
+// opinion of its own about names.
 func TestVerifyAs(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.NotFoundHandler())
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.StartTLS() // with a certificate for 127.0.0.1 and example.com
-	defer server.Close()
+	lends := httptest.NewUnstartedServer(http.NotFoundHandler())
+	lends.StartTLS() // with a certificate for 127.0.0.1 and example.com
+	defer lends.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, Certificates: lends.TLS.Certificates})))
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
 	trusted := x509.NewCertPool()
-	trusted.AddCert(server.Certificate())
+	trusted.AddCert(lends.Certificate())
 	for name, c := range map[string]struct {
 		as    string
 		roots *x509.CertPool
@@ -30,12 +52,21 @@ func TestVerifyAs(t *testing.T) {
 	} {
 		cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.roots}
 		verifyAs(cfg, c.as)
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}
-		resp, err := client.Get(server.URL)
-		if err == nil {
-			_ = resp.Body.Close()
+		at := listener.Addr().String()
+		client, err := Dial(t.Context(), DialConfig{Endpoints: []Endpoint{{URL: "https://" + at, Addr: at, Host: straight{}}}, TLS: cfg})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if (err == nil) != c.good {
+		patience := 30 * time.Second
+		if !c.good {
+			patience = time.Second // it is tried again and again
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err = client.Status(ctx, "https://"+at)
+		cancel()
+		_ = client.Close()
+		// It answers that it is no etcd.
+		if got := status.Code(err) == codes.Unimplemented; got != c.good {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
