@@ -173,7 +173,7 @@ type planner struct {
 
 	turned   map[string]bool // members that have a turn on the way to TLS, after which their marks are whole
 	rotation rotation        // of the authority
-	made     []byte   // the authority that was made when the plan ran
+	made     []byte          // the authority that was made when the plan ran
 }
 
 // findCredentials returns those that are there. A cluster that was formed and
