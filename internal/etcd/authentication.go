@@ -120,7 +120,7 @@ func (p *planner) turnsOn() (engine.Plan, error) {
 		}
 	}
 	if waiting := p.f.NotLoggingIn; len(waiting) > 0 {
-		return engine.Sequence(p.do.step(p.s, "", "etcd.auth.later", "leave authentication off until the next apply: these do not log in yet: "+strings.Join(waiting, ", "), engine.Safe, func(ctx context.Context) error {
+		return engine.Sequence(p.do.step(p.s, "", "etcd.auth.later", "leave authentication off until the next apply: these do not log in yet: "+strings.Join(waiting, ", ")+". Applying a node (pgha_patroni_node) has it log in; import those that are in no configuration", engine.Safe, func(ctx context.Context) error {
 			p.do.Log.WarnContext(ctx, "authentication of etcd is not on yet; the next apply turns it on, once these log in", "nodes", slices.Clone(waiting))
 			return nil
 		})), nil

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -229,14 +230,14 @@ func (p *planner) ownScheme(name string) string {
 // checkSecuring refuses what cannot be done while TLS is turned on, and the way
 // back.
 func (p *planner) checkSecuring() error {
-	refuse := func(cause error, left, do string) error {
-		return &problem.Error{Step: "check how the cluster's members are reached", Cause: cause, Left: left, Do: do}
+	refuse := func(cause error, do string) error {
+		return &problem.Error{Step: "check how the cluster's members are reached", Cause: cause, Left: "the members, as they are.", Do: do}
 	}
 	if !p.s.TLS {
 		for _, n := range p.s.Names() {
 			if m := p.f.Hosts[n].Marker; m != nil && m.TLS != "" {
 				return problem.In(n, "", refuse(errors.New("turning TLS on has been begun, and there is no way back to http: whoever comes with https by now would be shut out"),
-					"the members, as they are.", "set tls = true, and apply that until a plan shows no changes."))
+					"set tls = true, and apply that until a plan shows no changes."))
 			}
 		}
 		return nil
@@ -245,12 +246,23 @@ func (p *planner) checkSecuring() error {
 	case !p.securing():
 		return nil
 	case len(p.changes) > 0:
-		return refuse(errors.New("TLS is being turned on, and members are to come or go as well"), "the members, as they are.", "apply the one until a plan shows no changes, then the other.")
+		return refuse(errors.New("TLS is being turned on, and members are to come or go as well"), "apply the one until a plan shows no changes, then the other.")
 	case p.opening() && len(p.upgrades) > 0 || p.opening() && p.f.Upgrade != nil:
-		return refuse(errors.New("TLS is to be turned on, and etcd is to get another version as well"), "the members, as they are.", "apply the one until a plan shows no changes, then the other.")
-	case p.opening() && !p.asked:
-		return refuse(errors.New("TLS is to be turned on, one member at a time, and the cluster does not answer"), "the members, as they are.",
-			"bring it back first: see how etcd is on its hosts (systemctl status etcd, journalctl -u etcd).")
+		return refuse(errors.New("TLS is to be turned on, and etcd is to get another version as well"), "apply the one until a plan shows no changes, then the other.")
+	}
+	return p.checkBothSchemes(refuse)
+}
+
+// checkBothSchemes refuses to have members take both schemes where they cannot. etcd
+// 3.4 hands what comes to its gateway by http, which Patroni uses, to the server that
+// wants TLS, when it has both (embed/serve.go; tried with 3.4.23, and with 3.5.16 and
+// 3.5.30, which do not).
+func (p *planner) checkBothSchemes(refuse func(cause error, do string) error) error {
+	for _, m := range p.f.Live {
+		if r, _, ok := releaseOf(m.Version); p.opening() && ok && r.compare(release{3, 5}) < 0 {
+			return refuse(fmt.Errorf("%s runs etcd %s, which cannot take http and https side by side: Patroni, which comes with http so far, would be without etcd", m.called(), m.Version),
+				"bring etcd to 3.5 first, which goes one member at a time while authentication is off (version); then set tls = true.")
+		}
 	}
 	return nil
 }
@@ -352,7 +364,7 @@ func (p *planner) advance() engine.Plan {
 		row(tlsClosed, func(n string) bool { return p.s.stage(n) < tlsClosed })
 		return plan
 	}
-	what := "leave http open beside https for now: these do not come with https yet: " + strings.Join(waiting, ", ") + ". Applying a node (pgha_patroni_node) has it come with https. The next apply of the etcd cluster after that closes http, with another restart of one member at a time"
+	what := "leave http open beside https for now: these do not come with https yet: " + strings.Join(waiting, ", ") + ". Applying a node (pgha_patroni_node) has it come with https; import those that are in no configuration. The next apply of the etcd cluster after that closes http, with another restart of one member at a time"
 	return plan.Then(p.do.step(p.s, "", "etcd.tls.wait", what, engine.Safe, func(ctx context.Context) error {
 		p.do.Log.InfoContext(ctx, "http stays open beside https", "cluster", p.s.Name, "waiting_for", strings.Join(waiting, ", "))
 		return nil

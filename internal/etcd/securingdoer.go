@@ -96,6 +96,11 @@ func (d *Doer) taken(ctx context.Context, s Spec, t turn) error {
 	ask := func(from, certificate string, port int) error {
 		return d.reaches(ctx, s, from, certificate, address, port)
 	}
+	if t.stage.to != tlsClosed {
+		if err := d.reachesPlain(ctx, s, t.name); err != nil {
+			return err
+		}
+	}
 	if t.stage.to != tlsPeers {
 		return ask(t.name, "server", s.ClientPort)
 	}
@@ -113,17 +118,30 @@ const reachTimeout = 30 * time.Second
 // reaches makes sure that a member is reached with https at a port, from a host, with
 // a certificate that is there.
 func (d *Doer) reaches(ctx context.Context, s Spec, from, certificate, address string, port int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, fmt.Errorf("it did not within %s", reachTimeout))
-	defer cancel()
 	name := "-verify_hostname"
 	if _, err := netip.ParseAddr(address); err == nil {
 		name = "-verify_ip"
 	}
-	return wait.Until(ctx, d.Log, "a member of the etcd cluster "+s.Name+" to take https", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-		_, err := d.host(s, from).Run(ctx, host.Cmd{
-			Name: "etcd.reach", Script: remote.Script(scripts, "scripts/reach.sh"),
-			Args: []string{Dir(s.Name), certificate, net.JoinHostPort(address, strconv.Itoa(port)), name, address},
-		})
+	return d.asked(ctx, s, from, host.Cmd{
+		Name: "etcd.reach", Script: remote.Script(scripts, "scripts/reach.sh"),
+		Args: []string{Dir(s.Name), certificate, net.JoinHostPort(address, strconv.Itoa(port)), name, address},
+	})
+}
+
+// reachesPlain makes sure that who comes to a member with http is still let in.
+func (d *Doer) reachesPlain(ctx context.Context, s Spec, name string) error {
+	return d.asked(ctx, s, name, host.Cmd{
+		Name: "etcd.reach.plain", Script: remote.Script(scripts, "scripts/reach_plain.sh"),
+		Args: []string{s.Members[name].Address, strconv.Itoa(s.ClientPort)},
+	})
+}
+
+// asked runs a script on a member's host that asks a member, until that answers.
+func (d *Doer) asked(ctx context.Context, s Spec, from string, cmd host.Cmd) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, fmt.Errorf("it did not within %s", reachTimeout))
+	defer cancel()
+	return wait.Until(ctx, d.Log, "a member of the etcd cluster "+s.Name+" to answer", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		_, err := d.host(s, from).Run(ctx, cmd)
 		var e *host.Error
 		if err != nil && errors.As(err, &e) && host.ExitCode(err) == 1 {
 			return false, strings.TrimSpace(e.Stderr), nil

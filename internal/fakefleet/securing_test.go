@@ -119,6 +119,52 @@ func TestTLSTurnedOn(t *testing.T) {
 	})
 }
 
+// What cannot be done together with turning TLS on is refused by the plan, before
+// anything is touched.
+func TestTLSRefused(t *testing.T) {
+	for says, change := range map[string]func(f *fakefleet.Fleet, s *etcd.Spec){
+		"cannot take http and https side by side": func(f *fakefleet.Fleet, s *etcd.Spec) {
+			f.Do(func() {
+				for _, m := range f.Machines() {
+					m.Publish(true, "etcd-server", "3.4.23-4")
+					m.Publish(true, "etcd-client", "3.4.23-4")
+				}
+			})
+			s.Version = "3.4.23"
+		},
+		"members are to come or go as well": func(_ *fakefleet.Fleet, s *etcd.Spec) {
+			s.Leaving = map[string]etcd.Member{"pg3": s.Members["pg3"]}
+			delete(s.Members, "pg3")
+		},
+		"etcd is to get another version as well": func(f *fakefleet.Fleet, s *etcd.Spec) {
+			f.Do(func() {
+				for _, m := range f.Machines() {
+					m.Publish(true, "etcd-server", "3.5.27-1")
+					m.Publish(true, "etcd-client", "3.5.27-1")
+				}
+			})
+			s.Version = "3.5.27"
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, f *fakefleet.Fleet) {
+				s := f.EtcdSpec()
+				s.TLS, s.Auth = false, false
+				if strings.Contains(says, "side by side") {
+					change(f, &s)
+				}
+				applyEtcd(t, f, "creator", s)
+				if !strings.Contains(says, "side by side") {
+					change(f, &s)
+				}
+				s.TLS = true
+				_, err := f.Start("refused").EtcdManager().Preview(patient(t), s, s.UID)
+				wantError(t, err, says)
+			})
+		})
+	}
+}
+
 // isSecure checks that nobody comes with http any more.
 func isSecure(t *testing.T, f *fakefleet.Fleet, s etcd.Spec) {
 	t.Helper()

@@ -56,6 +56,7 @@ func Install(w *fakehost.World) *Sim {
 	})
 	w.Handle("etcd.snapshot", true, s.snapshot)
 	w.Handle("etcd.reach", false, s.reach)
+	w.Handle("etcd.reach.plain", false, s.reachPlain)
 	w.Handle("etcd.snapshots", false, s.snapshots)
 	w.Handle("etcd.keep", true, func(o *fakehost.Op) error {
 		if !o.Need(2) {

@@ -224,6 +224,21 @@ func (s *Sim) reach(o *fakehost.Op) error {
 	return o.Fail(1, "%s does not answer by https", o.Arg(3))
 }
 
+// reachPlain is etcd.reach.plain: a member is asked by http.
+func (s *Sim) reachPlain(o *fakehost.Op) error {
+	if !o.Need(2) {
+		return o.Fail(2, "etcd.reach.plain: arguments")
+	}
+	for _, st := range s.stores {
+		for _, m := range st.sorted() {
+			if m.unit != nil && o.Machine.Reaches(m.machine) && strings.Contains(m.env["ETCD_LISTEN_CLIENT_URLS"], "http://"+o.Arg(1)+":"+o.Arg(2)) && st.Leader() != "" {
+				return nil
+			}
+		}
+	}
+	return o.Fail(1, "it does not answer by http")
+}
+
 // Disconnect ends all connections among members and with clients, as a fault in
 // the network would.
 func (s *Sim) Disconnect() {
