@@ -232,6 +232,9 @@ func (s NodeStatus) Primary() bool {
 	return s.State == "running" && (s.Role == "primary" || s.Role == "master")
 }
 
+// Leads reports whether the node holds the leader's role, in its own eyes.
+func (s NodeStatus) Leads() bool { return s.Primary() || s.Role == "standby_leader" }
+
 // Status asks for GET /patroni.
 func (a *API) Status(ctx context.Context) (NodeStatus, error) {
 	var s NodeStatus

@@ -99,6 +99,9 @@ type Record struct {
 	Released bool `json:"released,omitempty"`
 	// EtcdUser: the cluster has had a user in etcd.
 	EtcdUser bool `json:"etcd_user,omitempty"`
+	// Rollout is how changes that take a node out of service go over the cluster; nil
+	// is DefaultRollout.
+	Rollout *Rollout `json:"rollout,omitempty"`
 	// Owned are the paths of the dynamic configuration that are managed;
 	// everything else in it was made by somebody else.
 	Owned []string `json:"owned,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type ClusterSpec struct {
 	// says which passwords are wanted; what it leaves open stays as it is.
 	Bring  Secrets
 	Origin Origin
+	// Rollout is how what takes nodes out of service goes over them; nil is
+	// DefaultRollout.
+	Rollout *Rollout
 	// RecoverFrom are the hosts of nodes that may be there already, by the nodes'
 	// names, for the case that etcd does not know the cluster any more.
 	RecoverFrom map[string]host.Target
@@ -194,10 +198,10 @@ func (p clusterPlanner) plan() engine.Plan {
 			return do.dropRelease(ctx, c)
 		}))
 	}
-	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) {
+	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) || !reflect.DeepEqual(r.Rollout, p.s.Rollout) {
 		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Scope+" in etcd", engine.Safe, func(ctx context.Context) error {
 			// A new one gets its user in this run, or in the next one.
-			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth}
+			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth, Rollout: p.s.Rollout}
 			switch {
 			case r != nil:
 				record.UID, record.EtcdUser = r.UID, r.EtcdUser

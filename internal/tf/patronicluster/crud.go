@@ -45,7 +45,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	a, err := r.S.Patroni("pgha_patroni_cluster "+scope).ApplyCluster(ctx, patroni.ClusterSpec{
 		Cluster: c, Wanted: wanted, Owned: owned, DeletionProtection: m.DeletionProtection.ValueBool(), Bring: bring,
-		Origin: m.origin(), RecoverFrom: m.survivors(ctx, diags),
+		Origin: m.origin(), RecoverFrom: m.survivors(ctx, diags), Rollout: m.rollout(ctx, diags),
 	})
 	if err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni cluster "+scope, err)

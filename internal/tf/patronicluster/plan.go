@@ -49,6 +49,7 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 				"without one, failsafe_mode = true would not keep the primary writable. Give the networks of all nodes.")
 	}
 	checkSlots(ctx, m, diags)
+	m.rollout(ctx, diags)
 	p := m.pg
 	if p == nil {
 		return
