@@ -21,6 +21,9 @@ type turn struct {
 	// PostgreSQL goes on running.
 	postgres, patroni bool
 	why               []string // "PostgreSQL 17.11 -> 17.12"
+	// settings are the parameters that PostgreSQL is restarted for, if it is not for
+	// another version.
+	settings []string
 	// wantPostgres and wantPatroni are the versions that run afterwards, without
 	// what packagers add.
 	wantPostgres, wantPatroni string
@@ -193,7 +196,11 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 	if len(t.pins) == 0 || p.staged {
 		return engine.Plan{}
 	}
-	return engine.Sequence(p.do.stage(p.n, t.pins))
+	plan := engine.Sequence(p.do.stage(p.n, t.pins))
+	if t.has(p.n.serverPackage()) {
+		plan = plan.Then(p.do.scratch(p.n, t))
+	}
+	return plan
 }
 
 // take is the turn itself.

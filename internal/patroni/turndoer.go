@@ -164,7 +164,20 @@ func (d *Doer) again(n Node, t turn, moves bool) engine.Step {
 
 // isIn reports whether a node runs what the turn is for.
 func (t turn) isIn(st NodeStatus) bool {
+	if len(t.settings) > 0 {
+		return !st.PendingRestart
+	}
 	return postgres.ServerVersion(st.ServerVersion) == t.wantPostgres && st.Patroni.Version == t.wantPatroni
+}
+
+// pendingReason renders what a node waits for a restart for.
+func pendingReason(st NodeStatus) string {
+	var list []string
+	for _, name := range sortedKeys(st.PendingReason) {
+		change, _ := st.PendingReason[name].(map[string]any)
+		list = append(list, fmt.Sprintf("%s: %s -> %s", name, Text(change["old_value"]), Text(change["new_value"])))
+	}
+	return strings.Join(list, ", ")
 }
 
 // verifyTurn waits until the node runs in the wanted versions, follows, and has done
@@ -186,6 +199,12 @@ func (d *Doer) verifyTurn(n Node, t turn) engine.Step {
 		st, err := d.status(ctx, n)
 		if err != nil {
 			return err
+		}
+		if !t.isIn(st) && len(t.settings) > 0 {
+			return &problem.Error{
+				Cause: fmt.Errorf("it was restarted, and still waits for a restart: %s", pendingReason(st)), Left: "the node, running.",
+				Do: "a replica cannot have some parameters lower than its leader, and what was set by ALTER SYSTEM counts over the configuration; see what is named, then apply again.",
+			}
 		}
 		if !t.isIn(st) {
 			return &problem.Error{
