@@ -25,12 +25,17 @@ func newStaged(t *testing.T, cluster string, hosts ...string) *staged {
 	u := &staged{all: hosts}
 	u.base = settings{Purge: true, Cluster: cluster}
 	u.site = newSite(t, labhost.Warm, u.base, hosts...)
+	u.make(t)
+	return u
+}
+
+// make applies the configuration with the oldest versions, and begins to write.
+func (u *staged) make(t *testing.T) {
 	u.old = pins{u.oldest("postgresql-17"), u.oldest("patroni")}
 	u.new = pins{u.newest("postgresql-17"), u.newest("patroni")}
 	u.Apply(t.Context())
-	u.healthy(hosts[0], hosts...)
+	u.healthy(u.all[0], u.all...)
 	u.w = u.write()
-	return u
 }
 
 // to writes the configuration with other versions of all nodes.
@@ -85,14 +90,20 @@ func TestUpgrade(t *testing.T) {
 		{"both", u.new, 1},
 	} {
 		t.Run(step.name, func(t *testing.T) {
-			before := u.switchovers()
+			before, broken := u.switchovers(), u.w.Broken()
 			_, started := u.runs("pg1")
 			u.to(step.to)
-			plan := u.Plan(ctx)
-			t.Logf("plan:\n%s", plan.Text)
+			if plan := u.Plan(ctx); step.switchovers == 1 {
+				has(t, plan, u.leader("pg1")+": switch over to a replica", "restart Patroni and PostgreSQL")
+			} else {
+				has(t, plan, "restart Patroni, while PostgreSQL goes on running")
+			}
 			begin := time.Now()
 			u.Apply(ctx)
-			t.Logf("applied in %s; %d writes failed so far, longest gap %s", time.Since(begin).Round(100*time.Millisecond), u.w.Failed(), u.w.LongestGap())
+			t.Logf("applied in %s; %d transactions failed, longest gap %s", time.Since(begin).Round(100*time.Millisecond), u.w.Broken()-broken, u.w.TakeGap())
+			if n := u.w.Broken() - broken; n > step.switchovers {
+				t.Errorf("%d transactions failed", n)
+			}
 			u.check(t, step.to)
 			if n := u.switchovers() - before; n != step.switchovers {
 				t.Errorf("%d switchovers, and not %d", n, step.switchovers)
@@ -105,11 +116,36 @@ func TestUpgrade(t *testing.T) {
 	u.w.Check(t)
 }
 
+// Five nodes, one of which follows another replica, with a quorum of synchronous ones:
+// both at once, and one switchover.
+func TestUpgradeFive(t *testing.T) {
+	t.Parallel()
+	u := &staged{all: []string{"pg1", "pg2", "pg3", "pg4", "pg5"}}
+	u.base = settings{
+		Purge: true, Cluster: `synchronous_mode = "quorum"`, EtcdOn: []string{"pg1", "pg2", "pg3"},
+		Nodes: map[string]string{"pg5": `tags = { replicatefrom = "pg4", nofailover = true }`},
+	}
+	u.site = newSite(t, labhost.Warm, u.base, u.all...)
+	u.make(t)
+	before := u.switchovers()
+	u.to(u.new)
+	u.Apply(t.Context())
+	u.check(t, u.new)
+	if n := u.switchovers() - before; n != 1 {
+		t.Errorf("%d switchovers", n)
+	}
+	if n := u.w.Broken(); n > 1 {
+		t.Errorf("%d transactions failed", n)
+	}
+	u.w.Check(t)
+}
+
 // Everything that can go wrong while nodes are brought to another version: nothing is
 // lost, what has not had its turn is as it was, and the next apply goes on.
 func TestUpgradeFaults(t *testing.T) {
 	t.Parallel()
-	const policy = `rollout = { patience = "15s", max_lag = "1MiB", switchover = %q }`
+	const policy = `synchronous_mode = "on"
+  rollout = { patience = "15s", max_lag = "1MiB", switchover = %q }`
 	u := newStaged(t, fmt.Sprintf(policy, "auto"), "pg1", "pg2", "pg3")
 	ctx := t.Context()
 	// untouched fails the test unless hosts run as they did.
@@ -167,11 +203,11 @@ func TestUpgradeFaults(t *testing.T) {
 		before := starts()
 		leader := u.leader("pg1")
 		slow := u.others(leader)[0]
-		u.on(slow, "pkill -STOP -f walreceiver")
+		u.on(slow, "pkill -STOP -f wal[r]eceiver")
 		u.sql(leader, "select pg_logical_emit_message(false, 'x', repeat('x', 4000000)); select pg_switch_wal()")
 		refused(t, slow+" is ", "behind, and rollout.max_lag is 1 MiB", "rollout.patience")
 		untouched(t, before, u.others(slow)...)
-		u.on(slow, "pkill -CONT -f walreceiver")
+		u.on(slow, "pkill -CONT -f wal[r]eceiver")
 		u.healthy("pg1", u.all...)
 	})
 
