@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -202,11 +203,23 @@ func TestUpgradeFaults(t *testing.T) {
 	t.Run("a replica that lags", func(t *testing.T) {
 		before := starts()
 		leader := u.leader("pg1")
-		slow := u.others(leader)[0]
+		// The synchronous one would hold up the writer.
+		slow, other := "", ""
+		for name, m := range u.members("pg1") {
+			switch m.Role {
+			case "Replica":
+				slow = name
+			case "Sync Standby":
+				other = name
+			}
+		}
 		u.on(slow, "pkill -STOP -f wal[r]eceiver")
-		u.sql(leader, "select pg_logical_emit_message(false, 'x', repeat('x', 4000000)); select pg_switch_wal()")
+		u.sql(leader, "select pg_logical_emit_message(false, 'x', repeat('x', 4000000))")
+		u.to(u.old)
+		u.base.Canary = map[string]pins{other: {u.new.Postgres, u.old.Patroni}}
+		u.configure(u.base)
 		refused(t, slow+" is ", "behind, and rollout.max_lag is 1 MiB", "rollout.patience")
-		untouched(t, before, u.others(slow)...)
+		untouched(t, before, u.all...)
 		u.on(slow, "pkill -CONT -f wal[r]eceiver")
 		u.healthy("pg1", u.all...)
 	})
@@ -292,6 +305,28 @@ func TestUpgradeFaults(t *testing.T) {
 		k.until(ctx, "apply")
 		k.went(t, "patroni.stage", "patroni.scratch", "patroni.gate", "patroni.switchover", "patroni.mark", "patroni.packages", "patroni.restart", "patroni.verify")
 		u.check(t, u.new)
+	})
+
+	t.Run("killed in the pause", func(t *testing.T) {
+		u.to(pins{u.new.Postgres, u.old.Patroni})
+		before := starts()
+		r := u.begin(ctx, "apply")
+		for seen := map[string]bool{}; !seen["patroni.pause"]; {
+			step := r.next(seen)
+			if step == "" {
+				t.Fatal("it was not paused")
+			}
+			seen[step] = true
+		}
+		r.kill(syscall.SIGKILL)
+		r.end()
+		has(t, u.Plan(ctx), "cluster: resume it: the run that has paused it was cut off")
+		u.Apply(ctx)
+		u.check(t, pins{u.new.Postgres, u.old.Patroni})
+		untouched(t, before, u.all...)
+		if config := u.on("pg1", "patronictl -c /etc/patroni/config.yml show-config"); strings.Contains(config, "pause") {
+			t.Errorf("it is still paused:\n%s", config)
+		}
 	})
 
 	t.Run("from two states, one node at a time", func(t *testing.T) {

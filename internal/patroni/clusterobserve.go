@@ -54,6 +54,9 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 			o.Drift = append(o.Drift, fmt.Sprintf("%s: restart PostgreSQL for %s (restart)", name, why))
 		}
 	}
+	if do.pausedByUs(ctx, c) {
+		o.Drift = append(o.Drift, "cluster: resume it: the run that has paused it was cut off (reload)")
+	}
 	if k.Next != nil {
 		o.Drift = append(o.Drift, "cluster: finish the change of passwords that was begun (reload)")
 	}

@@ -151,7 +151,7 @@ func TestNodePlan(t *testing.T) {
 		},
 		"another version of the leader's Patroni": {
 			state: func(s *state) { s.n.Patroni, s.known.Leader = "4.1.5", "pg2" },
-			want:  "stage, gate, mark, packages, restart, verify, mark, hold",
+			want:  "stage, gate, pause, mark, packages, restart, verify, resume, mark, hold",
 		},
 		"another version, and other tags": {
 			state: func(s *state) { s.n.Postgres, s.n.Tags = "17.12", map[string]any{"nosync": true} },

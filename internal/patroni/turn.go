@@ -207,7 +207,11 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 func (p *nodePlanner) take(t turn) engine.Plan {
 	n, do := p.n, p.do
 	plan := engine.Sequence(do.gate(n, t))
-	if p.leads() && p.moves(t) {
+	stays := p.leads() && !p.moves(t)
+	switch {
+	case stays:
+		plan = plan.Then(do.pause(n))
+	case p.leads():
 		plan = plan.Then(do.stepDown(n, t))
 	}
 	if p.f.Marker != nil {
@@ -218,7 +222,11 @@ func (p *nodePlanner) take(t turn) engine.Plan {
 	if len(t.pins) > 0 {
 		plan = plan.Then(do.install(n, t.pins))
 	}
-	plan = plan.Then(do.again(n, t, p.moves(t)), do.verifyTurn(n, t))
+	if stays {
+		plan = plan.Then(do.againPaused(n, t), do.verifyTurn(n, t), do.resume(n))
+	} else {
+		plan = plan.Then(do.again(n, t), do.verifyTurn(n, t))
+	}
 	if p.f.Marker != nil {
 		m := *p.f.Marker
 		m.RestartDue = ""
@@ -245,6 +253,6 @@ func (p *nodePlanner) leads() bool {
 }
 
 // moves reports whether a leader has to hand over for the turn. Where PostgreSQL goes
-// on running it need not; but the kernel would take Patroni's end for a failure
-// where a watchdog is in use.
+// on running it need not; but with a watchdog, of which a pause takes the cluster's
+// protection away, it does.
 func (p *nodePlanner) moves(t turn) bool { return t.postgres || p.n.Watchdog.On() }

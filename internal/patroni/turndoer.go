@@ -134,32 +134,41 @@ func ifErr(yes bool, err error) error {
 	return nil
 }
 
-// again starts what is due. Never a leader's PostgreSQL: if the node has come to lead
-// since, it hands over first.
-func (d *Doer) again(n Node, t turn, moves bool) engine.Step {
+// again starts what is due. Never a leader's: if the node has come to lead since, it
+// hands over first.
+func (d *Doer) again(n Node, t turn) engine.Step {
 	title := "restart Patroni and PostgreSQL (" + t.String() + ")"
 	if !t.postgres {
 		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
 	}
 	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
-		if moves {
-			if kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey()); err != nil {
+		leads, err := d.leadsNow(ctx, n)
+		if err != nil {
+			return err
+		}
+		if leads {
+			if err := d.waitFit(ctx, n, t); err != nil {
 				return err
-			} else if led && kv.Value == n.Name {
-				if err := d.waitFit(ctx, n, t); err != nil {
-					return err
-				}
-				if err := d.giveUpLead(ctx, n, t); err != nil {
-					return err
-				}
+			}
+			if err := d.giveUpLead(ctx, n, t); err != nil {
+				return err
+			}
+			if leads, err = d.leadsNow(ctx, n); err != nil {
+				return err
 			}
 		}
-		if t.postgres {
+		if t.postgres || leads {
 			return remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout)
 		}
-		_, err := d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
+		_, err = d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
 		return err
 	})
+}
+
+// leadsNow reports whether the node holds the leader's lock.
+func (d *Doer) leadsNow(ctx context.Context, n Node) (bool, error) {
+	kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
+	return led && kv.Value == n.Name, err
 }
 
 // isIn reports whether a node runs what the turn is for.
