@@ -258,7 +258,7 @@ func TestUpgradeFaults(t *testing.T) {
 				t.Errorf("%s runs %v", h, have)
 			}
 		}
-		u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force --candidate "+u.others(leader)[0])
+		u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force") // to the synchronous one
 		u.healthy("pg1", u.all...)
 		u.Apply(ctx)
 		u.check(t, u.old)
@@ -289,12 +289,8 @@ func TestUpgradeFaults(t *testing.T) {
 		u.to(u.old)
 		leader := u.leader("pg1")
 		r := u.begin(ctx, "apply")
-		turn := r.await(t, "patroni.packages")
-		for _, h := range u.others(leader) {
-			if h != turn {
-				u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force --candidate "+h)
-			}
-		}
+		r.await(t, "patroni.packages")
+		u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force") // to the synchronous one
 		r.wait(t)
 		u.check(t, u.old)
 	})

@@ -267,14 +267,20 @@ func (m *Manager) probeWithLists(ctx context.Context, n Node, do *Doer) (NodeFac
 	return ProbeNode(ctx, h, n)
 }
 
-// PreviewNode is the plan that ApplyNode would run now.
-func (m *Manager) PreviewNode(ctx context.Context, n Node) (engine.Plan, error) {
+// PreviewNode is the plan that ApplyNode would run now, under the policy that is
+// planned for the cluster, or where that is nil, under the one that etcd has.
+func (m *Manager) PreviewNode(ctx context.Context, n Node, planned *Rollout) (engine.Plan, error) {
 	do, err := m.open(ctx, n.Cluster)
 	if err != nil {
 		return engine.Plan{}, err
 	}
 	if err := n.Cluster.Require(do.Known); err != nil {
 		return engine.Plan{}, err
+	}
+	if planned != nil && do.Known.Record != nil {
+		r := *do.Known.Record
+		r.Rollout = planned
+		do.Known.Record = &r
 	}
 	f, err := ProbeNode(ctx, m.Fleet.Host(n.Target), n)
 	if err != nil {

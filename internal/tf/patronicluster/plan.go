@@ -195,6 +195,9 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	c, ok := m.cluster(ctx, diags)
 	if ok {
 		m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
+		if r.S != nil && connattr.Known(m.Rollout) {
+			r.S.PlanRollout(c, m.rollout(ctx, diags))
+		}
 	}
 	if req.State.Raw.IsNull() && !m.AllowedNetworks.IsUnknown() && len(m.AllowedNetworks.Elements()) == 0 && m.known() && !m.explicitHBA() {
 		diags.AddAttributeError(path.Root("allowed_networks"), "Invalid networks",
