@@ -38,10 +38,14 @@ type settings struct {
 	Purge       bool
 	Postgres    string
 	Patroni     string
+	Canary      map[string]pins // of single nodes, by name
 	EtcdVersion string
 	EtcdOn      []string // names of hosts; all by default
 	Networks    []string // that may connect; samenet and the lab by default
 }
+
+// pins are the versions of a node.
+type pins struct{ Postgres, Patroni string }
 
 // newSite boots hosts in one datacenter and writes the configuration.
 func newSite(t testing.TB, image labhost.Image, s settings, hosts ...string) *site {
@@ -161,6 +165,10 @@ resource "pgha_patroni_cluster" "main" {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		v, own := c.Canary[name]
+		if !own {
+			v = pins{c.Postgres, c.Patroni}
+		}
 		p(`resource "pgha_patroni_node" %q {
   cluster    = pgha_patroni_cluster.main.membership
   host       = pgha_host.db[%q].access
@@ -168,7 +176,7 @@ resource "pgha_patroni_cluster" "main" {
   versions   = { postgresql = %q, patroni = %q }
   on_destroy = %q
   %s
-}`, name, name, name, c.Postgres, c.Patroni, onDestroy, nodes[name])
+}`, name, name, name, v.Postgres, v.Patroni, onDestroy, nodes[name])
 	}
 	p(`output "ca" { value = pgha_patroni_cluster.main.ca_certificate }`)
 	return b.String()

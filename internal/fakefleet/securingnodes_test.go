@@ -106,7 +106,7 @@ func (a *turningOn) done(t *testing.T, before string) {
 			}
 		}
 	})
-	if keys := f.Keys(own + "paused"); len(keys) > 0 {
+	if keys := f.Keys(own + "journal/pause"); len(keys) > 0 {
 		t.Errorf("left in etcd: %v", keys)
 	}
 	if _, on := f.Etcd.Stores()[0].Users(); !on {

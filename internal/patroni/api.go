@@ -232,6 +232,9 @@ func (s NodeStatus) Primary() bool {
 	return s.State == "running" && (s.Role == "primary" || s.Role == "master")
 }
 
+// Leads reports whether the node holds the leader's role, in its own eyes.
+func (s NodeStatus) Leads() bool { return s.Primary() || s.Role == "standby_leader" }
+
 // Status asks for GET /patroni.
 func (a *API) Status(ctx context.Context) (NodeStatus, error) {
 	var s NodeStatus
@@ -320,6 +323,12 @@ func (a *API) PatchConfig(ctx context.Context, patch Document) error {
 func (a *API) Reload(ctx context.Context) error {
 	err := a.do(ctx, quick, http.MethodPost, "/reload", map[string]any{}, nil)
 	return err
+}
+
+// Restart asks for a restart of PostgreSQL, and returns when it is over. It is never
+// sent twice.
+func (a *API) Restart(ctx context.Context) error {
+	return a.do(ctx, restartPatience, http.MethodPost, "/restart", map[string]any{}, nil)
 }
 
 // Switchover asks for the leader's role to move to a candidate. Patroni answers

@@ -99,6 +99,9 @@ type Record struct {
 	Released bool `json:"released,omitempty"`
 	// EtcdUser: the cluster has had a user in etcd.
 	EtcdUser bool `json:"etcd_user,omitempty"`
+	// Rollout is how changes that take a node out of service go over the cluster; nil
+	// is DefaultRollout.
+	Rollout *Rollout `json:"rollout,omitempty"`
 	// Owned are the paths of the dynamic configuration that are managed;
 	// everything else in it was made by somebody else.
 	Owned []string `json:"owned,omitempty"`
@@ -216,8 +219,6 @@ type Known struct {
 	// EtcdLogin is the password of the cluster's user in etcd, of a cluster that
 	// somebody else made; empty if it has none.
 	EtcdLogin string
-	// PausedFor says for what we have paused the cluster, empty if we have not.
-	PausedFor string
 	// SystemID is our own note of the system identifier, empty until there is a
 	// database. It outlives Patroni's key.
 	SystemID string
@@ -260,6 +261,10 @@ type Member struct {
 	Version string         `json:"version"` // of Patroni
 	Tags    map[string]any `json:"tags"`
 	Pause   bool           `json:"pause"`
+	// PendingRestart: it runs with other parameters than the configuration has; which,
+	// from Patroni 3.3 on.
+	PendingRestart bool           `json:"pending_restart"`
+	PendingReason  map[string]any `json:"pending_restart_reason"`
 }
 
 // MemberStatus is Patroni's /status key.
@@ -300,8 +305,6 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.Restored = e.Value
 		case e.Key == c.loginKey():
 			k.EtcdLogin = e.Value
-		case e.Key == c.pausedKey():
-			k.PausedFor = e.Value
 		case e.Key == c.systemIDKey():
 			k.SystemID = e.Value
 		case e.Key == c.authorityKey():

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type ClusterSpec struct {
 	// says which passwords are wanted; what it leaves open stays as it is.
 	Bring  Secrets
 	Origin Origin
+	// Rollout is how what takes nodes out of service goes over them; nil is
+	// DefaultRollout.
+	Rollout *Rollout
 	// RecoverFrom are the hosts of nodes that may be there already, by the nodes'
 	// names, for the case that etcd does not know the cluster any more.
 	RecoverFrom map[string]host.Target
@@ -37,9 +41,9 @@ type ClusterSpec struct {
 type Applied struct {
 	UID       string
 	Authority []byte
-	// Pending are the members that have to be restarted for a changed
-	// parameter, each with the parameters.
-	Pending map[string][]string
+	// Pending are the members that still have to be restarted for a changed
+	// parameter, each with the reason why that was not done.
+	Pending map[string]string
 	// Unverified are the members that could not be asked whether they took
 	// the configuration over.
 	Unverified map[string]error
@@ -115,9 +119,6 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if err := do.putBack(ctx, c); err != nil {
 		return Applied{}, err
 	}
-	if err := do.endPause(ctx, c); err != nil {
-		return Applied{}, err
-	}
 	if account := s.missing(do.Known.Secrets); account != "" && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step: "take the passwords that are brought", Cause: fmt.Errorf("credentials.%s has a password_wo_version and no password_wo", account),
@@ -149,7 +150,12 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	}
 	fresh := do.Known
 	applied.UID, applied.Authority = fresh.Record.UID, fresh.Authority
-	applied.Pending, applied.Unverified, err = do.verify(ctx, c, s.Wanted)
+	pending, unverified, err := do.verify(ctx, c, s.Wanted)
+	applied.Unverified = unverified
+	if err != nil {
+		return applied, err
+	}
+	applied.Pending, err = m.restartPending(ctx, c, do, pending, len(unverified) > 0)
 	return applied, err
 }
 
@@ -197,10 +203,10 @@ func (p clusterPlanner) plan() engine.Plan {
 			return do.dropRelease(ctx, c)
 		}))
 	}
-	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) {
+	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) || !reflect.DeepEqual(r.Rollout, p.s.Rollout) {
 		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Scope+" in etcd", engine.Safe, func(ctx context.Context) error {
 			// A new one gets its user in this run, or in the next one.
-			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth}
+			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth, Rollout: p.s.Rollout}
 			switch {
 			case r != nil:
 				record.UID, record.EtcdUser = r.UID, r.EtcdUser
@@ -268,6 +274,9 @@ func (p clusterPlanner) config() engine.Plan {
 			title = "change the dynamic configuration: " + strings.Join(append(reload, restart...), ", ")
 		}
 		plan = plan.Then(p.step("cluster.config", title, risk, func(ctx context.Context) error {
+			if err := do.keepParameters(ctx, c, changed); err != nil {
+				return err
+			}
 			return do.reconcile(ctx, c, p.s.Wanted, p.s.Owned)
 		}))
 	}

@@ -38,6 +38,9 @@ type Doer struct {
 	// Redact gets the passwords that are found in files.
 	Redact *redact.Set
 
+	// locked: the cluster's lock is held for all that is done.
+	locked bool
+
 	mu    sync.Mutex
 	files map[string]*ForeignConfig // of nodes of adopted clusters
 }

@@ -23,6 +23,9 @@ type Marker struct {
 	// ReloadDue: the files of a running node are changed. It is reloaded for
 	// that even if the run that changed them was killed before.
 	ReloadDue bool `json:"reload_due,omitempty"`
+	// RestartDue: other packages are installed, or about to be, than those of which
+	// what runs was started: "postgresql" (with Patroni), or "patroni" alone.
+	RestartDue string `json:"restart_due,omitempty"`
 	// Files are the digests of the files that we wrote and cannot render
 	// without secrets, so that Read sees when somebody changed them.
 	Files map[string]string `json:"files,omitempty"`

@@ -18,6 +18,8 @@ import (
 type NodeFacts struct {
 	Facts  *remote.Facts
 	Marker *Marker
+	// Status is what the node's Patroni says, nil if it was not asked.
+	Status *NodeStatus
 	// Broken says why the replica cannot recover by itself, as far as that was
 	// looked into.
 	Broken string
@@ -36,6 +38,7 @@ func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 	p.OS().Clock().Content(MarkerPath).Unit(Unit).
 		Package(n.serverPackage(), n.clientPackage(), patroniPackage, etcdPackage, "openssl").
 		Available(n.serverPackage(), n.clientPackage(), patroniPackage).
+		Source(n.serverPackage()).Source(patroniPackage).
 		Path(n.DataDir).Path(n.DataDir + "/PG_VERSION").Path(n.DataDir + "/global/pg_control").
 		Disk(n.DataDir).Path(ConfigPath).Path(noClusterPath).
 		DebianClusters().

@@ -78,71 +78,158 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 		return err
 	}
 	defer unlock()
+	comer := m.Queues.Come(n.Cluster.own(""))
+	defer comer.GiveUp()
 	do, err := m.open(ctx, n.Cluster)
 	if err != nil {
 		return err
 	}
-	if err := n.Cluster.Require(do.Known); err != nil {
+	p, err := m.planNode(ctx, n, do)
+	if err != nil {
 		return err
+	}
+	t, err := p.turn()
+	if err != nil {
+		return err
+	}
+	if t.needed() {
+		return m.takeTurn(ctx, p, t, comer)
+	}
+	comer.GiveUp()
+	plan, err := p.plan()
+	if err != nil {
+		return err
+	}
+	if _, noted := do.Known.Nodes[n.Name]; !noted {
+		made, err := do.announce(ctx, p.n, record(p.n, p.f))
+		if err != nil {
+			return err
+		}
+		defer made(ctx)
+	}
+	if err := engine.Run(ctx, plan, m.Observe); err != nil || !do.pausedByUs(ctx, n.Cluster) {
+		return err
+	}
+	// The leader's Patroni may be up again now.
+	ctx, unlockCluster, err := m.lockCluster(ctx, do, n.Cluster, "resuming "+n.Cluster.Scope)
+	if err != nil {
+		return err
+	}
+	defer unlockCluster()
+	return do.endPause(ctx, n.Cluster)
+}
+
+// planNode looks at a node's host and its cluster, and refuses what cannot be done.
+func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner, error) {
+	if err := n.Cluster.Require(do.Known); err != nil {
+		return nil, err
 	}
 	if do.Known.Next != nil {
-		return unfinished(n)
+		return nil, unfinished(n)
 	}
 	if do.Known.Restored != "" {
-		return uncompared(n, do.Known.Restored)
+		return nil, uncompared(n, do.Known.Restored)
 	}
 	if err := do.checkEtcd(ctx, n); err != nil {
-		return err
+		return nil, err
 	}
 	if err := do.checkScheme(n); err != nil {
-		return err
+		return nil, err
 	}
 	n = n.withLogin(do.Known)
 	f, err := m.probeWithLists(ctx, n, do)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n.NamedIPv6 = f.namedIPv6(n)
 	if err := m.checkWatchdog(ctx, n); err != nil {
-		return err
+		return nil, err
 	}
 	if f.Facts.Unit(Unit).Running() && (f.Marker != nil || f.Foreign.is(n)) {
 		if st, err := do.status(ctx, n); err == nil {
+			f.Status = &st
 			if n.Cluster.Adopted() && adoptedPrefix+st.SystemID != n.Cluster.UID {
-				return &problem.Error{
+				return nil, &problem.Error{
 					Host: n.Target.Name, Step: "check whose PostgreSQL this is", Cause: fmt.Errorf("its system identifier is %s, and the cluster's is %s", st.SystemID, strings.TrimPrefix(n.Cluster.UID, adoptedPrefix)),
 					Left: "everything on the host.", Do: "find out whose data it is before anything else.",
 				}
 			}
 			if f.Broken, err = do.broken(ctx, n, st); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	if f.Broken != "" && !n.Reclone {
-		return unannounced(n, f.Broken)
+		return nil, unannounced(n, f.Broken)
 	}
 	if n.takesOver() && !hasDatabase(do.Known) {
 		if f.Standalone, err = do.standalone(ctx, n); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	var etcdAuthority []byte
 	if n.Cluster.Etcd.TLS {
 		etcdAuthority = do.KV.Authority()
 	}
-	plan, err := NodePlan(n, f, &do.Known, etcdAuthority, m.Now(), do)
+	return newNodePlanner(n, f, &do.Known, etcdAuthority, m.Now(), do)
+}
+
+// takeTurn fetches what the turn needs, waits for it, and takes it. The first turn
+// that fails is the last one of this process: whoever comes after it stays as it is.
+func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *roll.Comer) (err error) {
+	n, key := p.n, p.n.Cluster.own("")
+	if err := engine.Run(ctx, p.stage(t), m.Observe); err != nil {
+		m.Queues.Halt(key, fmt.Errorf("fetching packages on %s failed", n.Target.Name))
+		return err
+	}
+	if err := p.k.rollout().check(m.Now(), "what it needs is fetched"); err != nil {
+		return problem.In(n.Target.Name, "", err)
+	}
+	leave, err := comer.Enter(ctx, n.Name, func(ctx context.Context) int { return p.do.rank(ctx, n) })
 	if err != nil {
 		return err
 	}
-	if _, noted := do.Known.Nodes[n.Name]; !noted {
-		made, err := do.announce(ctx, n, record(n, f))
-		if err != nil {
-			return err
+	defer leave()
+	if why := m.Queues.Halted(key); why != nil {
+		return &problem.Error{
+			Host: n.Target.Name, Step: "take its turn", Cause: fmt.Errorf("the roll was halted: %w", why),
+			Left: "the node, running as it was.", Do: "mend what failed there, and apply again: it goes on with this node.",
 		}
-		defer made(ctx)
 	}
-	return engine.Run(ctx, plan, m.Observe)
+	defer func() {
+		if err != nil && !errors.Is(err, errManual) {
+			m.Queues.Halt(key, fmt.Errorf("the turn of %s failed", n.Name))
+		}
+	}()
+	ctx, unlock, err := m.lockCluster(ctx, p.do, n.Cluster, "the turn of node "+n.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p.do.locked = true
+	// Others have had their turns meanwhile: look again.
+	if p.do.Known, err = n.Cluster.Load(ctx, p.do.KV); err != nil {
+		return err
+	}
+	p.do.Known.complete(n.Cluster)
+	if err := p.do.endPause(ctx, n.Cluster); err != nil {
+		return err
+	}
+	if p, err = m.planNode(ctx, n, p.do); err != nil {
+		return err
+	}
+	p.staged = true
+	if err := p.k.rollout().check(m.Now(), "what it needs is fetched"); err != nil {
+		return problem.In(n.Target.Name, "", err)
+	}
+	plan, err := p.plan()
+	if err != nil {
+		return err
+	}
+	if err := engine.Run(ctx, plan, m.Observe); err != nil {
+		return errors.Join(err, p.do.afterFailure(ctx, n))
+	}
+	return nil
 }
 
 // announce notes in etcd that a node is being made, until that is done or this
@@ -188,8 +275,9 @@ func (m *Manager) probeWithLists(ctx context.Context, n Node, do *Doer) (NodeFac
 	return ProbeNode(ctx, h, n)
 }
 
-// PreviewNode is the plan that ApplyNode would run now.
-func (m *Manager) PreviewNode(ctx context.Context, n Node) (engine.Plan, error) {
+// PreviewNode is the plan that ApplyNode would run now, under the policy that is
+// planned for the cluster, or where that is nil, under the one that etcd has.
+func (m *Manager) PreviewNode(ctx context.Context, n Node, planned *Rollout) (engine.Plan, error) {
 	do, err := m.open(ctx, n.Cluster)
 	if err != nil {
 		return engine.Plan{}, err
@@ -197,17 +285,47 @@ func (m *Manager) PreviewNode(ctx context.Context, n Node) (engine.Plan, error) 
 	if err := n.Cluster.Require(do.Known); err != nil {
 		return engine.Plan{}, err
 	}
+	if planned != nil && do.Known.Record != nil {
+		r := *do.Known.Record
+		r.Rollout = planned
+		do.Known.Record = &r
+	}
 	f, err := ProbeNode(ctx, m.Fleet.Host(n.Target), n)
 	if err != nil {
 		return engine.Plan{}, err
 	}
 	n = n.withLogin(do.Known)
 	n.NamedIPv6 = f.namedIPv6(n)
+	if f.listsAreStale(n) {
+		m.lookup(ctx, n, &f)
+	}
+	if f.Facts.Unit(Unit).Running() {
+		if st, err := do.status(ctx, n); err == nil {
+			f.Status = &st
+		}
+	}
+	if err := do.checkEtcd(ctx, n); err != nil {
+		return engine.Plan{}, &Refusal{duePatroni, err}
+	}
 	if do.Known.Next != nil {
 		// The cluster's turn comes first, and then these are in force.
 		do.Known.Secrets, do.Known.Next = do.Known.Next, nil
 	}
 	return NodePlan(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
+}
+
+// lookup asks the repositories for what the host's package lists do not have: an
+// apply would renew the lists, which a plan does not.
+func (m *Manager) lookup(ctx context.Context, n Node, f *NodeFacts) {
+	names := []string{n.serverPackage(), n.clientPackage(), patroniPackage}
+	found, err := remote.Apt{Host: m.Fleet.Host(n.Target), Log: m.Log}.Lookup(ctx, names...)
+	if err != nil {
+		m.Log.WarnContext(ctx, "unable to ask the repositories for versions", "host", n.Target.Name, "error", err)
+		return
+	}
+	for _, name := range names {
+		f.Facts.Offer(name, found[name])
+	}
 }
 
 // FitsNode says why a node that is to be made cannot be in one cluster with the
@@ -276,6 +394,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 		case err != nil:
 			trouble = append(trouble, n.Target.Name+": Patroni does not answer: "+err.Error())
 		default:
+			f.Status = &st
 			o.SystemID = st.SystemID
 			if f.Broken, err = do.broken(ctx, n, st); err != nil {
 				m.Log.WarnContext(ctx, "unable to look into the replica's state", "node", n.Name, "error", err)

@@ -20,16 +20,24 @@ import (
 // nil when only the host was looked at (Read): secrets are then unknown, and
 // files that hold some are compared by the digests in the marker.
 func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time, do *Doer) (engine.Plan, error) {
-	if err := nodeOwnership(n, f, k); err != nil {
+	p, err := newNodePlanner(n, f, k, etcdAuthority, now, do)
+	if err != nil {
 		return engine.Plan{}, err
 	}
-	p := nodePlanner{n: n, f: f, k: k, etcdAuthority: etcdAuthority, now: now, do: do}
+	return p.plan()
+}
+
+func newNodePlanner(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time, do *Doer) (*nodePlanner, error) {
+	if err := nodeOwnership(n, f, k); err != nil {
+		return nil, err
+	}
+	p := &nodePlanner{n: n, f: f, k: k, etcdAuthority: etcdAuthority, now: now, do: do}
 	if err := n.checkEtcdFiles(f.EtcdFiles, etcdAuthority, now); err != nil {
-		return engine.Plan{}, err
+		return nil, err
 	}
 	if k != nil && n.takesOver() && !hasDatabase(*k) {
 		if err := p.checkTakeOver(); err != nil {
-			return engine.Plan{}, err
+			return nil, err
 		}
 	}
 	if k == nil {
@@ -40,7 +48,7 @@ func NodePlan(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now time.Time
 	} else {
 		p.authority = k.Authority
 	}
-	return p.plan()
+	return p, nil
 }
 
 // nodeOwnership says whether the host is ours to change.
@@ -175,6 +183,7 @@ type nodePlanner struct {
 	etcdAuthority []byte
 	now           time.Time
 	do            *Doer
+	staged        bool // what a turn installs was fetched
 }
 
 func (p *nodePlanner) marker(joined bool) Marker {
@@ -206,10 +215,15 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	if f.Standalone != nil {
 		plan = plan.Then(do.register(n, p.record())) // the others wait for it from now on
 	}
-	packages, err := p.packages()
+	t, err := p.turn()
 	if err != nil {
 		return engine.Plan{}, err
 	}
+	packages, err := p.packages(t)
+	if err != nil {
+		return engine.Plan{}, err
+	}
+	f = p.f // as it is after the packages
 	running := f.Facts.Unit(Unit).Running()
 	due := f.Marker != nil && f.Marker.ReloadDue
 	changed := p.configChanged() || due && running
@@ -341,7 +355,7 @@ func (p *nodePlanner) unnoted() bool {
 }
 
 // packages installs what is pinned, exactly, and holds it.
-func (p *nodePlanner) packages() (engine.Plan, error) {
+func (p *nodePlanner) packages(t turn) (engine.Plan, error) {
 	n, f, do := p.n, p.f, p.do
 	var pins []remote.Pin
 	var hold []string
@@ -353,13 +367,8 @@ func (p *nodePlanner) packages() (engine.Plan, error) {
 			if !have.Held {
 				hold = append(hold, pin.Name)
 			}
-		case have.Installed && f.Marker != nil && f.Marker.Joined && f.Facts.Unit(Unit).Running():
-			errs = append(errs, &problem.Error{
-				Host:  n.Target.Name,
-				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running node", pin.Name, have.Version, pin.Version),
-				Left:  "the node, running as it was.",
-				Do:    fmt.Sprintf("set its version to %q.", debver.Upstream(have.Version)),
-			})
+		case t.has(pin.Name):
+			hold = append(hold, pin.Name)
 		default:
 			exact, err := remote.Resolve(pin.Name, pin.Version, f.Facts.Available(pin.Name))
 			if err != nil {
@@ -384,6 +393,10 @@ func (p *nodePlanner) packages() (engine.Plan, error) {
 	}
 	if len(pins) > 0 {
 		plan = plan.Then(do.install(n, pins))
+	}
+	if t.needed() {
+		plan = plan.ThenPlan(p.stage(t)).ThenPlan(p.take(t))
+		p.restarted()
 	}
 	if len(hold) > 0 {
 		plan = plan.Then(do.hold(n, hold))

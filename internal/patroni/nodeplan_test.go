@@ -163,6 +163,33 @@ func TestNodePlan(t *testing.T) {
 			observed: true, state: func(s *state) { s.m.Files.Text(patroni.ConfigPath, "x") }, want: "register, reconfigure",
 		},
 		"not held": {state: func(s *state) { s.m.Packages["patroni"].Held = false }, want: "hold"},
+		"another version": {
+			state: func(s *state) { s.n.Postgres = "17.12" }, want: "stage, scratch, gate, mark, packages, restart, verify, mark, hold",
+		},
+		"another version of Patroni": {
+			state: func(s *state) { s.n.Patroni = "4.1.5" }, want: "stage, gate, mark, packages, restart, verify, mark, hold",
+		},
+		"another version of the leader": {
+			state: func(s *state) { s.n.Postgres, s.known.Leader = "17.12", "pg2" },
+			want:  "stage, scratch, gate, switchover, mark, packages, restart, verify, mark, hold",
+		},
+		"another version of the leader's Patroni": {
+			state: func(s *state) { s.n.Patroni, s.known.Leader = "4.1.5", "pg2" },
+			want:  "stage, gate, pause, mark, packages, restart, verify, resume, mark, hold",
+		},
+		"another version, and other tags": {
+			state: func(s *state) { s.n.Postgres, s.n.Tags = "17.12", map[string]any{"nosync": true} },
+			want:  "stage, scratch, gate, mark, packages, restart, verify, mark, hold, mark, register, reconfigure, mark",
+		},
+		"another version of one that is stopped": {
+			state: func(s *state) { stop(s); s.n.Postgres = "17.12" }, want: "packages, hold, register, start",
+		},
+		"killed before the restart": {
+			state: func(s *state) { remark(s.m, func(m *patroni.Marker) { m.RestartDue = "postgresql" }) }, want: "gate, mark, restart, verify, mark",
+		},
+		"killed before the restart, as Read sees it": {
+			observed: true, state: func(s *state) { remark(s.m, func(m *patroni.Marker) { m.RestartDue = "patroni" }) }, want: "gate, mark, restart, verify, mark",
+		},
 		// Not complete yet: nothing runs that a change of version could hurt.
 		"half installed, in another version": {
 			fresh: true, state: func(s *state) {
@@ -252,8 +279,8 @@ func TestNodePlanRefuses(t *testing.T) {
 			fresh: true, state: func(s *state) { s.known.Nodes["pg1"] = patroni.NodeRecord{Major: 17, Codename: "bookworm"} },
 			says: []string{`Debian "trixie"`, `node "pg1" runs "bookworm"`, "corrupt"},
 		},
-		"another version of a running node": {
-			state: func(s *state) { s.n.Postgres = "17.12" }, says: []string{"postgresql-17 is installed in version 17.11-0+deb13u1", `"17.11"`},
+		"a version for a running node that no repository has": {
+			state: func(s *state) { s.n.Postgres = "17.99" }, says: []string{"postgresql-17", "17.99", "17.12-0+deb13u1"},
 		},
 		"a version that no repository has": {
 			fresh: true, state: func(s *state) { s.n.Patroni = "9.9.9" }, says: []string{"patroni", "9.9.9", "4.1.5"},

@@ -125,6 +125,31 @@ func (a Apt) Install(ctx context.Context, pins ...Pin) error {
 	return a.run(ctx, "apt.install", args...)
 }
 
+// Download fetches what Install would, and installs nothing.
+func (a Apt) Download(ctx context.Context, pins ...Pin) error {
+	args := make([]string, len(pins))
+	for i, p := range pins {
+		args[i] = p.String()
+	}
+	return a.run(ctx, "apt.download", args...)
+}
+
+// Lookup asks the repositories, as they are now, which versions of packages they
+// have. The host's own package lists stay as they are.
+func (a Apt) Lookup(ctx context.Context, names ...string) (map[string][]string, error) {
+	res, err := a.Host.Run(ctx, host.Cmd{Name: "apt.lookup", Script: script("apt_lookup.sh"), Args: names, Timeout: aptTimeout})
+	if err != nil {
+		return nil, aptProblem(err)
+	}
+	found := map[string][]string{}
+	for line := range strings.Lines(string(res.Stdout)) {
+		if name, version, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			found[name] = append(found[name], version)
+		}
+	}
+	return found, nil
+}
+
 // GuardPath is the file that keeps dpkg from starting services while packages
 // are installed.
 const GuardPath = "/usr/sbin/policy-rc.d"

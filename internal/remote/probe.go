@@ -76,6 +76,10 @@ func (p *Probe) Available(names ...string) *Probe {
 	return p
 }
 
+// Source asks which installed packages were built from a source package, with
+// their versions: they belong together.
+func (p *Probe) Source(name string) *Probe { return p.ask("source " + name) }
+
 // Unit asks for the state of a systemd unit.
 func (p *Probe) Unit(name string) *Probe { return p.ask("unit " + name) }
 
@@ -340,6 +344,27 @@ func (f *Facts) Package(name string) Package {
 
 // Available returns the answer to Probe.Available.
 func (f *Facts) Available(name string) []string { return f.all("available "+name, "version") }
+
+// Offer replaces the answer to Probe.Available by versions that were looked up
+// elsewhere.
+func (f *Facts) Offer(name string, versions []string) {
+	n, ok := f.index["available "+name]
+	if !ok {
+		panic(fmt.Sprintf("remote: %q was not probed", "available "+name))
+	}
+	f.values[strconv.Itoa(n)+".version"] = versions
+}
+
+// Source returns the answer to Probe.Source: versions by the packages' names.
+func (f *Facts) Source(name string) map[string]string {
+	versions := map[string]string{}
+	for _, line := range f.all("source "+name, "package") {
+		if p, v, ok := strings.Cut(line, "="); ok {
+			versions[p] = v
+		}
+	}
+	return versions
+}
 
 // Unit is the state of a systemd unit.
 type Unit struct {

@@ -18,11 +18,34 @@ type Queues struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue
+	halts  map[string]error
+}
+
+// Halt ends the turns on a cluster in this process: whoever comes later is to leave
+// everything as it is, and asks Halted.
+func (q *Queues) Halt(key string, why error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.halts == nil {
+		q.halts = map[string]error{}
+	}
+	if q.halts[key] == nil {
+		q.halts[key] = why
+	}
+}
+
+// Halted says why no more turns are to be taken, or nothing.
+func (q *Queues) Halted(key string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.halts[key]
 }
 
 type queue struct {
 	waiting []*entrant
 	busy    bool // a turn is taken, or being given
+	coming  int  // how many have said that they come, and have not
+	parked  bool // a turn is to be given when all of them have
 }
 
 type entrant struct {
@@ -35,12 +58,8 @@ type entrant struct {
 // together.
 const DefaultSettle = 250 * time.Millisecond
 
-// Enter waits for a turn on the cluster key. Rank is asked anew before each
-// turn, with the context of whoever gives it; the lowest goes first. Leave
-// gives the turn on.
-func (q *Queues) Enter(ctx context.Context, key, id string, rank func(context.Context) int) (leave func(), err error) {
-	e := &entrant{id: id, rank: rank, turn: make(chan struct{})}
-	q.mu.Lock()
+// get returns the queue of a cluster. It needs the mutex.
+func (q *Queues) get(key string) *queue {
 	if q.queues == nil {
 		q.queues = map[string]*queue{}
 	}
@@ -49,10 +68,71 @@ func (q *Queues) Enter(ctx context.Context, key, id string, rank func(context.Co
 		c = &queue{}
 		q.queues[key] = c
 	}
+	return c
+}
+
+// Comer is somebody who will want a turn as soon as what has to be done before is
+// done. Turns are given when all comers have entered, or have thought better of it:
+// else the first one to be ready would have its turn, whatever its rank.
+type Comer struct {
+	q    *Queues
+	key  string
+	once sync.Once
+}
+
+// Come says that somebody will want a turn. They must be at work by now, and wait
+// for nobody else's turn before they enter or give up.
+func (q *Queues) Come(key string) *Comer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.get(key).coming++
+	return &Comer{q: q, key: key}
+}
+
+// GiveUp is for who does not enter. After Enter it does nothing.
+func (o *Comer) GiveUp() { o.arrive() }
+
+// arrive takes it off those who are awaited.
+func (o *Comer) arrive() {
+	o.once.Do(func() {
+		o.q.mu.Lock()
+		c := o.q.get(o.key)
+		c.coming--
+		resume := c.parked && c.coming == 0
+		if resume {
+			c.parked = false
+		}
+		if c.coming == 0 && !c.busy && len(c.waiting) == 0 {
+			delete(o.q.queues, o.key)
+		}
+		o.q.mu.Unlock()
+		if resume {
+			go o.q.next(context.Background(), o.key, c)
+		}
+	})
+}
+
+// Enter is Queues.Enter.
+func (o *Comer) Enter(ctx context.Context, id string, rank func(context.Context) int) (leave func(), err error) {
+	return o.q.enter(ctx, o.key, id, rank, o.arrive)
+}
+
+// Enter waits for a turn on the cluster key. Rank is asked anew before each
+// turn, with the context of whoever gives it; the lowest goes first. Leave
+// gives the turn on.
+func (q *Queues) Enter(ctx context.Context, key, id string, rank func(context.Context) int) (leave func(), err error) {
+	return q.enter(ctx, key, id, rank, func() {})
+}
+
+func (q *Queues) enter(ctx context.Context, key, id string, rank func(context.Context) int, entered func()) (leave func(), err error) {
+	e := &entrant{id: id, rank: rank, turn: make(chan struct{})}
+	q.mu.Lock()
+	c := q.get(key)
 	c.waiting = append(c.waiting, e)
 	begin := !c.busy
 	c.busy = true
 	q.mu.Unlock()
+	entered()
 
 	if begin {
 		go func() {
@@ -100,6 +180,11 @@ func (q *Queues) withdraw(c *queue, e *entrant) bool {
 func (q *Queues) next(ctx context.Context, key string, c *queue) {
 	for {
 		q.mu.Lock()
+		if c.coming > 0 {
+			c.parked = true
+			q.mu.Unlock()
+			return
+		}
 		candidates := append([]*entrant(nil), c.waiting...)
 		if len(candidates) == 0 {
 			c.busy = false

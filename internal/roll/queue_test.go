@@ -89,3 +89,60 @@ func TestQueueCancel(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// Who has said that they come is waited for, so that the best one has the first turn;
+// who gives up is not.
+func TestQueueComers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queues
+		var mu sync.Mutex
+		var order []string
+		var wg sync.WaitGroup
+		for rank, c := range []struct {
+			id    string
+			after time.Duration
+		}{{"slow", 10 * time.Second}, {"quick", 0}, {"gives up", 20 * time.Second}, {"middle", time.Second}} {
+			comer := q.Come("main")
+			wg.Go(func() {
+				time.Sleep(c.after)
+				if c.id == "gives up" {
+					comer.GiveUp()
+					return
+				}
+				leave, err := comer.Enter(t.Context(), c.id, func(context.Context) int { return rank })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				order = append(order, c.id)
+				mu.Unlock()
+				leave()
+			})
+		}
+		wg.Wait()
+		if want := []string{"slow", "quick", "middle"}; !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
+		}
+		if len(q.queues) != 0 {
+			t.Error("the queue was not cleaned up")
+		}
+	})
+}
+
+// A halt is for one cluster, and keeps its first reason.
+func TestQueueHalt(t *testing.T) {
+	var q Queues
+	if q.Halted("main") != nil {
+		t.Error("halted from the beginning")
+	}
+	first := errors.New("first")
+	q.Halt("main", first)
+	q.Halt("main", errors.New("second"))
+	if err := q.Halted("main"); !errors.Is(err, first) {
+		t.Errorf("halted for %v", err)
+	}
+	if err := q.Halted("other"); err != nil {
+		t.Errorf("another cluster is halted for %v", err)
+	}
+}

@@ -114,6 +114,7 @@ func (w *World) handleAll() {
 	w.Handle("tree.purge", true, treePurge)
 	w.Handle("apt.update", true, aptUpdate)
 	w.Handle("apt.install", true, aptInstall)
+	w.Handle("apt.lookup", false, aptLookup)
 	w.Handle("apt.hold", true, aptHold)
 	w.Handle("apt.remove", true, aptRemove)
 	w.Handle("apt.unguard", true, aptUnguard)

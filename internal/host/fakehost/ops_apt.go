@@ -56,6 +56,15 @@ func aptUpdate(o *Op) error {
 	return nil
 }
 
+func aptLookup(o *Op) error {
+	for _, name := range o.Cmd.Args {
+		for _, v := range o.Machine.Repository[name] {
+			o.Printf("%s=%s\n", name, v)
+		}
+	}
+	return nil
+}
+
 func aptInstall(o *Op) error {
 	m := o.Machine
 	type wanted struct{ name, version string }

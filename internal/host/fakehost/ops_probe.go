@@ -73,6 +73,7 @@ var questions = map[string]func(m *Machine, argument string, out func(field, val
 			out("version", p.Version)
 		}
 	},
+	"source": func(*Machine, string, func(string, string)) {}, // each package has a source of its own
 	"available": func(m *Machine, name string, out func(string, string)) {
 		for _, v := range m.Lists[name] {
 			out("version", v)

@@ -87,6 +87,12 @@ package() {
 		out version "$version"
 	}
 }
+built_from() {
+	dpkg-query -W -f '${db:Status-Abbrev}|${source:Package}|${Package}|${Version}\n' 2>/dev/null |
+		awk -F '|' -v "name=$1" '$1 ~ /^.i/ && $2 == name { print $3 "=" $4 }' | sort -u | while IFS= read -r line; do
+		out package "$line"
+	done
+}
 available() {
 	apt-cache madison -- "$1" 2>/dev/null | while IFS='| ' read -r _ version _; do
 		out version "$version"
@@ -165,6 +171,7 @@ while IFS= read -r question; do
 	list) list "$argument" ;;
 	package) package "$argument" ;;
 	available) available "$argument" ;;
+	source) built_from "$argument" ;;
 	unit) unit "$argument" ;;
 	process) process "$argument" ;;
 	port) port "$argument" ;;

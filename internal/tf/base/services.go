@@ -37,6 +37,31 @@ type Services struct {
 
 	mu   sync.Mutex
 	etcd map[string]*etcdEntry
+	// rollouts are the policies that were planned in this process, by cluster: nodes
+	// are planned after their cluster, and what etcd has is the policy from before.
+	rollouts map[string]*patroni.Rollout
+}
+
+// PlanRollout notes the policy that is planned for a cluster, nil for the default.
+func (s *Services) PlanRollout(c patroni.Cluster, r *patroni.Rollout) {
+	if r == nil {
+		d := patroni.DefaultRollout()
+		r = &d
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rollouts == nil {
+		s.rollouts = map[string]*patroni.Rollout{}
+	}
+	s.rollouts[c.Etcd.Name+c.Prefix()] = r
+}
+
+// PlannedRollout is the policy that was planned for a cluster in this process, nil if
+// none was.
+func (s *Services) PlannedRollout(c patroni.Cluster) *patroni.Rollout {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rollouts[c.Etcd.Name+c.Prefix()]
 }
 
 // etcdEntry is one cluster's client, opened once for the whole process.

@@ -2,7 +2,6 @@ package patronicluster
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -45,15 +44,15 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	a, err := r.S.Patroni("pgha_patroni_cluster "+scope).ApplyCluster(ctx, patroni.ClusterSpec{
 		Cluster: c, Wanted: wanted, Owned: owned, DeletionProtection: m.DeletionProtection.ValueBool(), Bring: bring,
-		Origin: m.origin(), RecoverFrom: m.survivors(ctx, diags),
+		Origin: m.origin(), RecoverFrom: m.survivors(ctx, diags), Rollout: m.rollout(ctx, diags),
 	})
 	if err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni cluster "+scope, err)
 		return false
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Pending)) {
-		diags.AddWarning("PostgreSQL on "+member+" has to be restarted",
-			fmt.Sprintf("It takes these parameters over only when it starts: %s.\nWhat to do: patronictl -c "+patroni.ConfigPath+" restart %s %s", strings.Join(a.Pending[member], ", "), scope, member))
+		diags.AddWarning("PostgreSQL on "+member+" has to be restarted for the changed configuration",
+			a.Pending[member]+"\nWhat to do: apply again when it may be restarted. Until then it runs with what it was started with.")
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Unverified)) {
 		diags.AddWarning("It could not be verified that "+member+" took the configuration over", r.S.Redact.Apply(a.Unverified[member].Error()))

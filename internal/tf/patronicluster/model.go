@@ -48,6 +48,7 @@ type model struct {
 	Credentials           types.Object     `tfsdk:"credentials"`
 	TakeOver              types.Object     `tfsdk:"take_over"`
 	RecoverFrom           types.Map        `tfsdk:"recover_from"`
+	Rollout               types.Object     `tfsdk:"rollout"`
 	DeletionProtection    types.Bool       `tfsdk:"deletion_protection"`
 	OnDestroy             types.String     `tfsdk:"on_destroy"`
 	UID                   types.String     `tfsdk:"uid"`

@@ -145,7 +145,7 @@ func (r *clusterResource) Schema(ctx context.Context, _ resource.SchemaRequest, 
 					"parameters": schema.MapAttribute{
 						ElementType: types.StringType, Optional: true,
 						MarkdownDescription: "Parameters of `postgresql.conf`, as text (`\"200\"`, `\"64MB\"`, `\"on\"`). Names and values are checked against PostgreSQL's own ranges and Patroni's rules when planning; parameters that Patroni sets itself are refused. " +
-							"Most are taken over by a reload. The plan names those that need a restart: this release writes them, warns that they are pending, and does not restart. A parameter that is taken out goes back to its default.",
+							"Most are taken over by a reload. The plan names those that need a restart: the nodes are restarted for them, one at a time, as `rollout` says. A parameter that is taken out goes back to its default.",
 					},
 					"pg_hba": schema.ListAttribute{
 						ElementType: types.StringType, Optional: true,
@@ -267,6 +267,7 @@ func (r *clusterResource) Schema(ctx context.Context, _ resource.SchemaRequest, 
 				Optional: true, ElementType: connattr.ConnectionType,
 				MarkdownDescription: "The hosts of the cluster's nodes by the nodes' names: each `access` of a `pgha_host`. It counts only where etcd does not know the cluster any more, or knows it from a snapshot: then it is taken up again from these nodes, with its passwords, its configuration and its databases, and the node that has all data leads. A new cluster is never made over nodes that are there. It may always be given. See the guide \"Restoring etcd\".",
 			},
+			"rollout":             rolloutAttribute(),
 			"deletion_protection": base.DeletionProtectionAttribute("Refuse to destroy the cluster, and to destroy its last node."),
 			"on_destroy":          base.OnDestroyAttribute("What destroying does with the cluster's keys and passwords in etcd and with its certificate authority: `keep_data` (the default) keeps them, so that nodes whose data was kept can be taken up again; `purge` deletes them."),
 			"id":                  schema.StringAttribute{Computed: true, MarkdownDescription: "The scope."},

@@ -117,24 +117,25 @@ func (r *nodeResource) refuse(ctx context.Context, before, m model, diags *diag.
 			fmt.Sprintf("The data is in %s, and %s is wanted. Nothing was touched.\nWhat to do: remove the node and make it again with the new data_directory; it is then cloned there. Or leave it as it is.",
 				before.DataDirectory.ValueString(), m.DataDirectory.ValueString()))
 	}
-	old, now := before.versions(ctx, diags), m.versions(ctx, diags)
-	for _, v := range []struct {
-		name     string
-		old, now types.String
-	}{{"postgresql", old.PostgreSQL, now.PostgreSQL}, {"patroni", old.Patroni, now.Patroni}} {
-		if v.now.IsUnknown() || v.old.Equal(v.now) {
-			continue
-		}
-		diags.AddAttributeError(path.Root("versions").AtName(v.name), "The versions of an existing node cannot be changed yet",
-			fmt.Sprintf("%s is installed and %s is wanted. This release does not upgrade or downgrade a running node; nothing was touched.\nWhat to do: set %s = %q.",
-				v.old.ValueString(), v.now.ValueString(), v.name, v.old.ValueString()))
-	}
+	m.checkMajor(ctx, before, diags)
 	if c1, ok1 := connattr.ClusterFrom(ctx, before.Cluster, diags); ok1 {
 		if c2, ok2 := connattr.ClusterFrom(ctx, m.Cluster, diags); ok2 && (c1.Scope != c2.Scope || c1.Namespace != c2.Namespace) {
 			diags.AddAttributeError(path.Root("cluster"), "A node cannot move to another cluster",
 				fmt.Sprintf("It belongs to %s and %s is wanted.\nWhat to do: remove this node and make another one.", c1.Scope, c2.Scope))
 		}
 	}
+}
+
+// checkMajor refuses another major version: it is another format of the data.
+func (m model) checkMajor(ctx context.Context, before model, diags *diag.Diagnostics) {
+	from, err1 := postgres.Major(before.versions(ctx, diags).PostgreSQL.ValueString())
+	to, err2 := postgres.Major(m.versions(ctx, diags).PostgreSQL.ValueString())
+	if err1 != nil || err2 != nil || from == to {
+		return
+	}
+	diags.AddAttributeError(path.Root("versions").AtName("postgresql"), "A major version is not changed in place",
+		fmt.Sprintf("The data is in the format of PostgreSQL %d, and %d is wanted: that is another format, not an upgrade that can be rolled over the nodes. Nothing was touched.\n"+
+			"What to do: stay with a version of %d here. The guide \"Upgrading\" has the ways to another major version.", from, to, from))
 }
 
 // fitsTimeout bounds what the plan of a new node waits for a host that may not
@@ -172,7 +173,13 @@ func (r *nodeResource) preview(ctx context.Context, before, m model, diags *diag
 	}
 	ctx, cancel := context.WithTimeout(ctx, previewTimeout)
 	defer cancel()
-	plan, err := r.S.Patroni("pgha_patroni_node "+n.Name).PreviewNode(ctx, n)
+	plan, err := r.S.Patroni("pgha_patroni_node "+n.Name).PreviewNode(ctx, n, r.S.PlannedRollout(n.Cluster))
+	if refused := patroni.Refusals(err); len(refused) > 0 {
+		for _, why := range refused {
+			diags.AddAttributeError(path.Root("versions").AtName(why.Part), "Node "+n.Name+" cannot be brought to that version", r.S.Redact.Apply(problem.Details(why.Err)))
+		}
+		return
+	}
 	if err != nil {
 		diags.AddWarning("Unable to preview the changes to node "+n.Name, r.S.Redact.Apply(err.Error()))
 		return

@@ -1,0 +1,282 @@
+package patroni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+func (d *Doer) stage(n Node, pins []remote.Pin) engine.Step {
+	var list []string
+	for _, p := range pins {
+		list = append(list, p.String())
+	}
+	return d.step(n, "patroni.stage", "fetch "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
+		return remote.Apt{Host: d.host(n), Log: d.Log}.Download(ctx, pins...)
+	})
+}
+
+// stepDown has another member lead before the node's turn.
+func (d *Doer) stepDown(n Node, t turn) engine.Step {
+	title := "switch over to a replica, one that was upgraded if there is one"
+	if d.Known.rollout().Manual {
+		title = "wait for somebody to switch over (rollout.switchover is manual)"
+	}
+	return d.step(n, "patroni.switchover", title, engine.Switchover, func(ctx context.Context) error {
+		return d.giveUpLead(ctx, n, t)
+	})
+}
+
+// errManual: the leader's turn waits for a person. It says nothing against the others'.
+var errManual = errors.New(`rollout.switchover is "manual"`)
+
+// giveUpLead moves the leader's role if the node has it.
+func (d *Doer) giveUpLead(ctx context.Context, n Node, t turn) error {
+	view, err := d.viewOf(ctx, n)
+	if err != nil {
+		return err
+	}
+	if leader, ok := view.Leader(); !ok || leader.Name != n.Name {
+		return nil
+	}
+	r := d.Known.rollout()
+	if r.Manual {
+		return &problem.Error{
+			Cause: fmt.Errorf("%s leads, and %w of the cluster %s", n.Name, errManual, n.Cluster.Scope),
+			Left:  fmt.Sprintf("%s, leading as it was; it still needs: %s.", n.Name, t),
+			Do:    "when it suits: set rollout = { switchover = \"auto\" } in the pgha_patroni_cluster, or switch over by hand (patronictl -c " + ConfigPath + " switchover), and apply again.",
+		}
+	}
+	nodes := map[string]Node{}
+	for _, name := range without(sortedKeys(d.Known.Nodes), n.Name) {
+		nodes[name] = Node{Cluster: n.Cluster, Name: name, Target: d.Known.Nodes[name].Target}
+	}
+	statuses, _ := d.statuses(ctx, nodes)
+	to := target(n, view, statuses, t, d.Known)
+	switch {
+	case to != "":
+		return d.moveLead(ctx, n, to)
+	case r.AllowDowntime:
+		d.Log.WarnContext(ctx, "nobody can take over; the leader is restarted where it is, as rollout.allow_downtime says", "node", n.Name)
+		return nil
+	}
+	return &problem.Error{
+		Cause: fmt.Errorf("%s leads, and no other member can take over", n.Name), Left: "the leader, as it was.",
+		Do: "make another member fit (patronictl -c " + ConfigPath + " list shows what is wrong), or allow a restart of the leader: rollout = { allow_downtime = true }; then apply again.",
+	}
+}
+
+// moveLead asks for a switchover, and returns as soon as somebody else leads: Patroni
+// itself answers only when the former leader is back, of which the turn takes care.
+// It is the candidate who is asked, since the other one is about to be restarted. The
+// request is sent once; whatever its answer, the cluster is asked what happened.
+func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
+	to := Node{Cluster: n.Cluster, Name: candidate, Target: d.Known.Nodes[candidate].Target}
+	a, err := d.api(ctx, to)
+	if err != nil {
+		return err
+	}
+	_, loop := d.Known.Timing()
+	d.Log.InfoContext(ctx, "switching over", "from", n.Name, "to", candidate)
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	answer := make(chan error, 1)
+	go func() { answer <- a.Switchover(asking, n.Name, candidate, time.Duration(loop)*time.Second) }()
+	var said error
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = wait.Until(bounded, d.Log, "another member than "+n.Name+" to lead", 200*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		select {
+		case said = <-answer:
+			var refused *StatusError
+			if errors.As(said, &refused) && refused.Code == 412 {
+				return false, "", wait.Never(&problem.Error{
+					Cause: fmt.Errorf("Patroni refuses to switch over from %s to %s: %s", n.Name, candidate, refused.Text),
+					Left:  "the leader, as it was.", Do: "make the candidate fit, then apply again.",
+				})
+			}
+		default:
+		}
+		if st, err := a.Status(ctx); err == nil && st.Leads() && st.State == "running" {
+			return true, "", nil
+		}
+		kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
+		switch {
+		case err != nil:
+			return false, "", err
+		case !led:
+			return false, "there is no leader", nil
+		case kv.Value == n.Name:
+			return false, n.Name + " still leads", nil
+		case kv.Value == candidate:
+			return false, candidate + " is being promoted", nil
+		}
+		other := Node{Cluster: n.Cluster, Name: kv.Value, Target: d.Known.Nodes[kv.Value].Target}
+		st, err := d.status(ctx, other)
+		return err == nil && st.Leads() && st.State == "running", kv.Value + " is being promoted", err
+	})
+	return errors.Join(err, ifErr(err != nil, said))
+}
+
+func ifErr(yes bool, err error) error {
+	if yes {
+		return err
+	}
+	return nil
+}
+
+// again starts what is due. Never a leader's: if the node has come to lead since, it
+// hands over first.
+func (d *Doer) again(n Node, t turn) engine.Step {
+	title := "restart Patroni and PostgreSQL (" + t.String() + ")"
+	if !t.postgres {
+		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
+	}
+	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
+		leads, err := d.leadsNow(ctx, n)
+		if err != nil {
+			return err
+		}
+		if leads {
+			if err := d.waitFit(ctx, n, t); err != nil {
+				return err
+			}
+			if err := d.giveUpLead(ctx, n, t); err != nil {
+				return err
+			}
+			if leads, err = d.leadsNow(ctx, n); err != nil {
+				return err
+			}
+		}
+		if t.postgres || leads {
+			return remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout)
+		}
+		_, err = d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
+		return err
+	})
+}
+
+// leadsNow reports whether the node holds the leader's lock.
+func (d *Doer) leadsNow(ctx context.Context, n Node) (bool, error) {
+	kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
+	return led && kv.Value == n.Name, err
+}
+
+// isIn reports whether a node runs what the turn is for.
+func (t turn) isIn(st NodeStatus) bool {
+	if len(t.settings) > 0 {
+		return !st.PendingRestart
+	}
+	return postgres.ServerVersion(st.ServerVersion) == t.wantPostgres && st.Patroni.Version == t.wantPatroni
+}
+
+// pendingReason renders what a node waits for a restart for.
+func pendingReason(st NodeStatus) string {
+	var list []string
+	for _, name := range sortedKeys(st.PendingReason) {
+		change, _ := st.PendingReason[name].(map[string]any)
+		list = append(list, fmt.Sprintf("%s: %s -> %s", name, Text(change["old_value"]), Text(change["new_value"])))
+	}
+	return strings.Join(list, ", ")
+}
+
+// verifyTurn waits until the node runs in the wanted versions, follows, and has done
+// so for the time of soak.
+func (d *Doer) verifyTurn(n Node, t turn) engine.Step {
+	r := d.Known.rollout()
+	title := "wait until it runs as wanted and follows"
+	if r.Soak > 0 {
+		title += ", and has done so for " + r.Soak.String()
+	}
+	return d.step(n, "patroni.verify", title, engine.Safe, func(ctx context.Context) error {
+		since, err := d.now(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := d.waitMember(ctx, n, since, nil); err != nil {
+			return err
+		}
+		st, err := d.status(ctx, n)
+		if err != nil {
+			return err
+		}
+		if !t.isIn(st) && len(t.settings) > 0 {
+			return &problem.Error{
+				Cause: fmt.Errorf("it was restarted, and still waits for a restart: %s", pendingReason(st)), Left: "the node, running.",
+				Do: "a replica cannot have some parameters lower than its leader, and what was set by ALTER SYSTEM counts over the configuration; see what is named, then apply again.",
+			}
+		}
+		if !t.isIn(st) {
+			return &problem.Error{
+				Cause: fmt.Errorf("PostgreSQL %s and Patroni %s run, and %s and %s are wanted", postgres.ServerVersion(st.ServerVersion), st.Patroni.Version, t.wantPostgres, t.wantPatroni),
+				Left:  "the node, running.", Do: "see on the host what was started (systemctl status " + Unit + "), then apply again.",
+			}
+		}
+		bounded, cancel := context.WithTimeout(ctx, r.Patience+r.Soak)
+		defer cancel()
+		var well time.Time
+		good := 0
+		err = wait.Until(bounded, d.Log, "node "+n.Name+" to follow as it should", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+			why, err := d.settledIn(ctx, n)
+			if err != nil || why != "" {
+				if good > 0 && r.Soak > 0 && err == nil && time.Since(well) > 0 {
+					return false, "", wait.Never(fmt.Errorf("%s was well for %s, and then: %s", n.Name, time.Since(well).Round(time.Second), why))
+				}
+				good = 0
+				return false, why, err
+			}
+			if good++; good == 1 {
+				well = time.Now()
+			}
+			return good >= 3 && time.Since(well) >= r.Soak, "well for " + time.Since(well).Round(time.Second).String(), nil
+		})
+		var known *problem.Error
+		if err == nil || errors.As(err, &known) {
+			return err
+		}
+		lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(n), Unit, 100, since.journal)
+		return &problem.Error{
+			Cause: err, Log: telling(lines), Left: "the node, running, and all others as they were.",
+			Do: "see what it logs. Go back to the versions from before, or mend it, and apply again.",
+		}
+	})
+}
+
+// settledIn says why the node is not yet where it should be after its turn.
+func (d *Doer) settledIn(ctx context.Context, n Node) (string, error) {
+	view, err := d.viewOf(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	leader, ok := view.Leader()
+	m, listed := view.Member(n.Name)
+	switch {
+	case !ok:
+		return "the cluster has no leader", nil
+	case !listed:
+		return n.Name + " does not announce itself yet", nil
+	}
+	if m.Name != leader.Name {
+		if why := unwell(m, leader, d.Known.rollout()); why != "" {
+			return why, nil
+		}
+	}
+	if d.Known.synchronous() && eligible(view) > 0 {
+		for _, m := range view.Members {
+			if m.Role == "sync_standby" || m.Role == "quorum_standby" {
+				return "", nil
+			}
+		}
+		return "there is no synchronous replica", nil
+	}
+	return "", nil
+}
