@@ -56,6 +56,14 @@ func (st *Store) Revision(key string) int64 {
 	return 0
 }
 
+// LeaseOf is the lease that a key dies with, nil if it has none.
+func (st *Store) LeaseOf(key string) *Lease {
+	if e := st.keys[key]; e != nil {
+		return e.lease
+	}
+	return nil
+}
+
 // Put sets a key, with a lease unless it is nil.
 func (st *Store) Put(key, value string, l *Lease) {
 	st.revision++
