@@ -142,13 +142,14 @@ func (d *Doer) again(n Node, t turn, moves bool) engine.Step {
 		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
 	}
 	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
+		// Packages take their time: somebody else may be down by now.
+		if err := d.waitFit(ctx, n, t); err != nil {
+			return err
+		}
 		if moves {
 			if kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey()); err != nil {
 				return err
 			} else if led && kv.Value == n.Name {
-				if err := d.waitFit(ctx, n, t); err != nil {
-					return err
-				}
 				if err := d.giveUpLead(ctx, n, t); err != nil {
 					return err
 				}
