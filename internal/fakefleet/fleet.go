@@ -69,10 +69,13 @@ func Stock(m *fakehost.Machine) {
 	for _, p := range [][]string{
 		{"openssl", "3.5.4-1~deb13u1"}, {"etcd-server", "3.5.16-4"}, {"etcd-client", "3.5.16-4"}, {"patroni", "4.0.7-3~deb13u1", "4.1.5-2"},
 		{"python3-etcd", "0.4.5-6"}, {"postgresql-17", "17.11-0+deb13u1", "17.12-0+deb13u1"}, {"postgresql-client-17", "17.11-0+deb13u1", "17.12-0+deb13u1"},
+		{"libpq5", "17.11-0+deb13u1", "17.12-0+deb13u1"}, {"postgresql-plpython3-17", "17.11-0+deb13u1", "17.12-0+deb13u1"},
 		{"chrony", "4.6.1-3"},
 	} {
 		m.Publish(true, p[0], p[1:]...)
 	}
+	maps.Copy(m.Source, map[string]string{"postgresql-client-17": "postgresql-17", "libpq5": "postgresql-17", "postgresql-plpython3-17": "postgresql-17"})
+	m.Exact["postgresql-plpython3-17"] = "postgresql-17"
 	maps.Copy(m.Sysctl, map[string]string{"vm.swappiness": "60", "vm.dirty_background_bytes": "0", "vm.dirty_bytes": "0"})
 	m.AddUnit("chrony.service", nil)
 }

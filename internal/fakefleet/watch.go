@@ -1,6 +1,7 @@
 package fakefleet
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -12,9 +13,9 @@ import (
 
 // Watch looks at everything that is about to be done to units, and notes what
 // breaks a promise: a leader that is stopped although another member could
-// take over, a second member that goes down, a quorum that is lost. What it
-// noted fails the test at its end. So does who was refused by etcd for a
-// certificate.
+// take over, a second member that goes down, a quorum that is lost, packages that
+// are replaced under a node that runs, outside of its turn. What it noted fails the
+// test at its end. So does who was refused by etcd for a certificate.
 type Watch struct {
 	f          *Fleet
 	violations []string
@@ -24,7 +25,7 @@ type Watch struct {
 func newWatch(f *Fleet) *Watch {
 	w := &Watch{f: f}
 	f.OnUnit(func(verb string, u *fakehost.Unit) {
-		if w.off || verb != "stop" && verb != "restart" || !u.Running() {
+		if w.off || verb != "stop" && verb != "restart" && verb != "again" || !u.Running() {
 			return
 		}
 		switch u.Name {
@@ -32,6 +33,11 @@ func newWatch(f *Fleet) *Watch {
 			w.patroni(verb, u)
 		case "etcd.service":
 			w.etcd(verb, u)
+		}
+	})
+	f.OnVersion(func(m *fakehost.Machine, name, from, to string) {
+		if n := f.Patroni.Node(m); !w.off && n != nil && n.Up() && from != "" && runs(m, name) {
+			w.turn(m, fmt.Sprintf("%s on %s goes from %s to %s", name, m.Name, from, to))
 		}
 	})
 	f.TB.Cleanup(func() {
@@ -75,12 +81,52 @@ func (w *Watch) patroni(verb string, u *fakehost.Unit) {
 			healthy++
 		}
 	}
-	if n.Primary() && healthy > 0 {
+	if verb != "again" && n.Primary() && healthy > 0 {
 		w.note("%s of %s, the leader, while %d replicas stream", verb, u.Machine.Name, healthy)
 	}
 	for _, name := range w.down(u.Machine.Name) {
 		w.note("%s of %s while %s is down", verb, u.Machine.Name, name)
 	}
+	if verb == "stop" {
+		return // somebody who leaves, or is broken
+	}
+	if n.Running() {
+		w.turn(u.Machine, verb+" of "+u.Machine.Name)
+	}
+	for _, m := range w.f.Machines() {
+		other := w.f.Patroni.Node(m)
+		if other == nil || other == n || w.known(m.Name) == "" {
+			continue
+		}
+		if !m.Up || !other.Up() || !other.Primary() && !other.Streaming() {
+			w.note("%s of %s while %s really is down", verb, u.Machine.Name, m.Name)
+		}
+	}
+}
+
+// turn notes what is done to a running node although the cluster's lock is not held
+// for its turn.
+func (w *Watch) turn(m *fakehost.Machine, what string) {
+	for _, st := range w.f.Etcd.Stores() {
+		for _, k := range st.Keys("/pgha/patroni/service/") {
+			if holder, _ := st.Get(k); strings.HasSuffix(k, "/lock") && strings.HasPrefix(holder, "the turn of node "+m.Name+",") {
+				return
+			}
+		}
+	}
+	w.note("%s, outside of its turn", what)
+}
+
+// known is the key of a member, empty if the cluster does not know of it.
+func (w *Watch) known(name string) string {
+	for _, st := range w.f.Etcd.Stores() {
+		for _, k := range st.Keys("/service/") {
+			if strings.HasSuffix(k, "/members/"+name) {
+				return k
+			}
+		}
+	}
+	return ""
 }
 
 // down lists the other members that the cluster knows and that do not run.
@@ -117,3 +163,8 @@ func (w *Watch) etcd(verb string, u *fakehost.Unit) {
 }
 
 func (f *Fleet) quorum(members int) int { return members/2 + 1 }
+
+// runs reports whether a package is part of what a running node runs.
+func runs(m *fakehost.Machine, name string) bool {
+	return name == "patroni" || strings.HasPrefix(cmp.Or(m.Source[name], name), "postgresql-")
+}

@@ -131,6 +131,9 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 		if f.never != nil {
 			return false, "", wait.Never(f.never)
 		}
+		if f.waits == "" {
+			f.waits = d.silent(ctx, n)
+		}
 		last = f.waits
 		return f.waits == "", f.waits, nil
 	})
@@ -142,6 +145,25 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 		Cause: fmt.Errorf("%s is not restarted for %s: %w", n.Name, t, err), Left: "the node, running as it was.",
 		Do: "see to what is named above (patronictl -c " + ConfigPath + " list), then apply again." + ifAny(last != "", " How long to wait for it is rollout.patience of the pgha_patroni_cluster."),
 	}
+}
+
+// silent says who of the others does not answer as a member that does its work: etcd
+// shows one that has lost its power as well for as long as its key lives (ttl).
+func (d *Doer) silent(ctx context.Context, n Node) string {
+	nodes := map[string]Node{}
+	for _, name := range without(sortedKeys(d.Known.Nodes), n.Name) {
+		nodes[name] = Node{Cluster: n.Cluster, Name: name, Target: d.Known.Nodes[name].Target}
+	}
+	statuses, errs := d.statuses(ctx, nodes)
+	for _, name := range sortedKeys(nodes) {
+		if errs[name] != nil {
+			return name + " does not answer: " + errs[name].Error()
+		}
+		if ok, why := Running(statuses[name]); !ok {
+			return name + " is not well: " + why
+		}
+	}
+	return ""
 }
 
 func ifAny(yes bool, text string) string {

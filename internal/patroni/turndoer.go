@@ -142,14 +142,15 @@ func (d *Doer) again(n Node, t turn) engine.Step {
 		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
 	}
 	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
+		// Packages take their time: somebody else may be down by now.
+		if err := d.waitFit(ctx, n, t); err != nil {
+			return err
+		}
 		leads, err := d.leadsNow(ctx, n)
 		if err != nil {
 			return err
 		}
 		if leads {
-			if err := d.waitFit(ctx, n, t); err != nil {
-				return err
-			}
 			if err := d.giveUpLead(ctx, n, t); err != nil {
 				return err
 			}

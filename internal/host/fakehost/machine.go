@@ -20,9 +20,12 @@ type Machine struct {
 	// Repository is what the host's repositories have; Lists is what apt knew
 	// of it when its lists were last renewed.
 	Repository, Lists map[string][]string
-	Units             map[string]*Unit
-	Accounts          map[string]int
-	Sysctl            map[string]string
+	// Source is of which source package a package was built, if not of one of its own
+	// name. Exact is of which package it needs exactly its own version.
+	Source, Exact map[string]string
+	Units         map[string]*Unit
+	Accounts      map[string]int
+	Sysctl        map[string]string
 	// Refused are the kernel settings that this kernel does not let be set.
 	Refused map[string]bool
 	// Ports are listeners of which nothing more is known: port to process.
@@ -68,6 +71,7 @@ func (w *World) AddDebian(name, address, version string) *Machine {
 			MachineID: fmt.Sprintf("%032x", Hash(1, "machine", name, address)),
 		},
 		Packages: map[string]*Package{}, Repository: map[string][]string{}, Lists: map[string][]string{},
+		Source: map[string]string{}, Exact: map[string]string{},
 		Units: map[string]*Unit{}, Accounts: map[string]int{"root": 0}, Sysctl: map[string]string{}, Refused: map[string]bool{},
 		Ports: map[int]string{}, Synchronized: true, TimeService: "systemd-timesyncd", LookupTime: time.Millisecond, DiskKiB: 100 << 20,
 		listeners: map[int]listener{}, locks: map[string]*lock{}, conns: map[net.Conn]bool{},

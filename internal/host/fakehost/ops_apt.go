@@ -56,6 +56,48 @@ func aptUpdate(o *Op) error {
 	return nil
 }
 
+// resolve finds what apt would install for arguments as aptInstall gets them.
+func (o *Op) resolve() ([]wanted, error) {
+	m := o.Machine
+	var all []wanted
+	for _, arg := range o.Cmd.Args[1:] {
+		name, version, pinned := strings.Cut(arg, "=")
+		have := m.Lists[name]
+		switch {
+		case len(have) == 0:
+			return nil, o.Fail(100, "E: Unable to locate package %s", name)
+		case !pinned:
+			for _, v := range have {
+				if version == "" || debver.Compare(v, version) > 0 {
+					version = v
+				}
+			}
+		case !slices.Contains(have, version):
+			return nil, o.Fail(100, "E: Version '%s' for '%s' was not found", version, name)
+		}
+		all = append(all, wanted{name, version})
+	}
+	// What needs another package in exactly its own version has to come along; it would
+	// have to be removed otherwise, which apt-get is told not to do.
+	for _, name := range slices.Sorted(maps.Keys(m.Exact)) {
+		for _, w := range all {
+			if w.name == m.Exact[name] && m.Installed(name) != "" && m.Installed(name) != w.version && !slices.Contains(all, wanted{name, w.version}) {
+				return nil, o.Fail(100, " %s : Depends: %s (= %s)\nE: Packages need to be removed but remove is disabled.", name, w.name, m.Installed(name))
+			}
+		}
+	}
+	return all, nil
+}
+
+type wanted struct{ name, version string }
+
+// aptDownload fetches what aptInstall would install.
+func aptDownload(o *Op) error {
+	_, err := o.resolve()
+	return err
+}
+
+// aptLookup says what the repositories have now, whatever the lists say.
 func aptLookup(o *Op) error {
 	for _, name := range o.Cmd.Args {
 		for _, v := range o.Machine.Repository[name] {
@@ -67,26 +109,16 @@ func aptLookup(o *Op) error {
 
 func aptInstall(o *Op) error {
 	m := o.Machine
-	type wanted struct{ name, version string }
-	var all []wanted
-	for _, arg := range o.Cmd.Args[1:] {
-		name, version, pinned := strings.Cut(arg, "=")
-		have := m.Lists[name]
-		switch {
-		case len(have) == 0:
-			return o.Fail(100, "E: Unable to locate package %s", name)
-		case !pinned:
-			for _, v := range have {
-				if version == "" || debver.Compare(v, version) > 0 {
-					version = v
-				}
-			}
-		case !slices.Contains(have, version):
-			return o.Fail(100, "E: Version '%s' for '%s' was not found", version, name)
-		}
-		all = append(all, wanted{name, version})
+	all, err := o.resolve()
+	if err != nil {
+		return err
 	}
 	for _, w := range all {
+		if from := m.Installed(w.name); from != w.version {
+			for _, f := range m.World.onVersion {
+				f(m, w.name, from, w.version)
+			}
+		}
 		if p := m.Packages[w.name]; p != nil {
 			p.Version, p.Removed, p.Broken = w.version, false, false
 		} else {
@@ -105,6 +137,13 @@ func (m *Machine) installed(name string) {
 			f(m, name)
 		}
 	}
+}
+
+// OnVersion has f told when a package is about to get another version; from is
+// empty if it was not installed. Tests watch there that nothing is replaced under
+// what runs.
+func (w *World) OnVersion(f func(m *Machine, name, from, to string)) {
+	w.onVersion = append(w.onVersion, f)
 }
 
 // OnInstall has f called when a package whose name begins so was installed.

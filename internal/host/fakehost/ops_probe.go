@@ -1,6 +1,7 @@
 package fakehost
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -73,7 +74,13 @@ var questions = map[string]func(m *Machine, argument string, out func(field, val
 			out("version", p.Version)
 		}
 	},
-	"source": func(*Machine, string, func(string, string)) {}, // each package has a source of its own
+	"source": func(m *Machine, source string, out func(string, string)) {
+		for _, name := range slices.Sorted(maps.Keys(m.Packages)) {
+			if v := m.Installed(name); v != "" && cmp.Or(m.Source[name], name) == source {
+				out("package", name+"="+v)
+			}
+		}
+	},
 	"available": func(m *Machine, name string, out func(string, string)) {
 		for _, v := range m.Lists[name] {
 			out("version", v)

@@ -26,10 +26,15 @@ func unitOp(o *Op) error {
 	return nil
 }
 
-func (o *Op) systemctl(verb string, u *Unit) error {
+// Tell tells those who watch what is about to be done to a unit.
+func (o *Op) Tell(verb string, u *Unit) {
 	for _, f := range o.Machine.World.onUnit {
 		f(verb, u)
 	}
+}
+
+func (o *Op) systemctl(verb string, u *Unit) error {
+	o.Tell(verb, u)
 	switch verb {
 	case "enable", "disable":
 		u.Enabled = verb + "d"

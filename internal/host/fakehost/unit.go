@@ -130,6 +130,12 @@ func (u *Unit) Exit(result string, restart int) {
 	}
 }
 
+// Killed says that the unit's process was ended by SIGKILL. Nobody starts it again.
+func (u *Unit) Killed() { u.PID, u.Active, u.Sub, u.Result = 0, "failed", "failed", "signal" }
+
+// Start starts the unit, and does not wait until it is ready.
+func (u *Unit) Start() { u.start() }
+
 func (u *Unit) stop() {
 	switch {
 	case !u.Running():
@@ -145,7 +151,7 @@ func (u *Unit) stop() {
 
 // lost is a power cut.
 func (u *Unit) lost() {
-	if u.Running() && u.Service != nil {
+	if u.Service != nil {
 		u.Service.Lost(u)
 	}
 	u.PID, u.Active, u.Sub, u.Restarts = 0, "inactive", "dead", 0

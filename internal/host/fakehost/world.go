@@ -48,6 +48,7 @@ type World struct {
 	cut          map[[2]string]bool
 	distance     Distance
 	onUnit       []func(string, *Unit)
+	onVersion    []func(m *Machine, name, from, to string)
 	onInstall    map[string]func(*Machine, string)
 	unitServices map[string]func(*Machine) Service
 	pids         int

@@ -344,7 +344,7 @@ func (c *client) TryLock(ctx context.Context, key, holder string, ttl time.Durat
 }
 
 func (c *client) lock(ctx context.Context, key, holder string, ttl time.Duration, waits bool) (etcd.Lock, error) {
-	l := &heldLock{c: c, key: key, lost: make(chan struct{}), released: make(chan struct{})}
+	l := &heldLock{c: c, key: key, ttl: ttl, lost: make(chan struct{}), released: make(chan struct{})}
 	for {
 		held := &etcd.HeldError{Key: key}
 		var store *Store
@@ -353,7 +353,7 @@ func (c *client) lock(ctx context.Context, key, holder string, ttl time.Duration
 				held.Holder = v
 				return nil
 			}
-			store = st
+			store, l.store = st, st
 			l.lease = st.NewLease()
 			st.Put(key, holder, l.lease)
 			l.revision = st.Revision(key)
@@ -385,7 +385,9 @@ func (c *client) lock(ctx context.Context, key, holder string, ttl time.Duration
 type heldLock struct {
 	c        *client
 	key      string
+	store    *Store
 	lease    *Lease
+	ttl      time.Duration
 	revision int64
 	lost     chan struct{}
 	released chan struct{}
@@ -416,9 +418,12 @@ func (l *heldLock) Release(ctx context.Context) {
 	}
 	l.once.Do(func() {
 		close(l.released)
-		_ = l.c.do(context.WithoutCancel(ctx), "unlock", false, nil, func(st *Store) error {
+		err := l.c.do(context.WithoutCancel(ctx), "unlock", false, nil, func(st *Store) error {
 			st.Expire(l.lease)
 			return nil
 		})
+		if err != nil { // nobody keeps it alive any more
+			l.c.sim.world.After(l.ttl, func() { l.store.Expire(l.lease) })
+		}
 	})
 }

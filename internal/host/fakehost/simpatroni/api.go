@@ -141,7 +141,7 @@ func (n *Node) status() map[string]any {
 	if n.pg == nil {
 		return s
 	}
-	s["database_system_identifier"], s["timeline"], s["server_version"] = n.pg.systemID, n.pg.timeline, 170011
+	s["database_system_identifier"], s["timeline"], s["server_version"] = n.pg.systemID, n.pg.timeline, n.pg.version
 	s["postmaster_start_time"] = n.pg.started.Format("2006-01-02 15:04:05.000000-07:00")
 	if n.pg.primary {
 		s["xlog"] = map[string]any{"location": n.pg.lsn}
@@ -149,6 +149,9 @@ func (n *Node) status() map[string]any {
 		s["xlog"] = map[string]any{"received_location": n.pg.lsn, "replayed_location": n.pg.lsn, "paused": false}
 		if n.pg.streaming && !n.version3() {
 			s["replication_state"] = "streaming"
+		}
+		if n.store != nil && n.name() == n.synchronous() {
+			s["sync_standby"] = true
 		}
 	}
 	if len(n.pending) > 0 {
@@ -177,7 +180,11 @@ func (n *Node) cluster() map[string]any {
 		var status struct{ Optime int64 }
 		_ = json.Unmarshal([]byte(first(n.store.Get(n.key("status")))), &status)
 		for _, k := range n.store.Keys(n.key("members/")) {
-			members = append(members, memberView(strings.TrimPrefix(k, n.key("members/")), first(n.store.Get(k)), leader, status.Optime))
+			m := memberView(strings.TrimPrefix(k, n.key("members/")), first(n.store.Get(k)), leader, status.Optime)
+			if m["name"] == n.synchronous() && m["role"] == "replica" {
+				m["role"] = "sync_standby"
+			}
+			members = append(members, m)
 		}
 	}
 	c["members"] = members
@@ -251,6 +258,13 @@ func (n *Node) patch(body []byte) answer {
 	return jsonAnswer(http.StatusOK, doc)
 }
 
+// SwitchOver is what somebody does by hand, with patronictl on this node. It returns
+// what that says. It is not called as in World.Do.
+func (n *Node) SwitchOver(leader, candidate string) string {
+	a, _ := n.switchover([]byte(render(map[string]string{"leader": leader, "candidate": candidate})))
+	return a.body
+}
+
 // switchover is POST /switchover: the leader goes, the candidate takes over,
 // and the answer comes when another member has the lock.
 func (n *Node) switchover(body []byte) (answer, bool) {
@@ -272,30 +286,52 @@ func (n *Node) switchover(body []byte) (answer, bool) {
 	if out.To != "" {
 		to = out.To
 	}
+	// Whoever has asked, the cluster goes on if this node's Patroni ends meanwhile.
+	scope, store, run := n.cfg.Scope, n.store, 0
+	var old *Node
 	w.Do(func() {
-		old := n.peer(req.Leader)
-		old.logf("INFO: received switchover request with leader=%s candidate=%s", req.Leader, req.Candidate)
-		old.busy = true
-		old.shutdown()
+		n.sim.moving[scope] = to
 		n.hold(to)
+		if old = n.peer(req.Leader); old != nil {
+			old.logf("INFO: received switchover request with leader=%s candidate=%s", req.Leader, req.Candidate)
+			run = old.run
+			if n.sim.DemoteTime > 0 && old.pg != nil {
+				old.state = "stopping"
+				old.touch()
+			}
+		}
+	})
+	if !w.Sleep(n.sim.DemoteTime) {
+		return answer{}, false
+	}
+	w.Do(func() {
+		if old != nil && old.run == run && old.up {
+			old.shutdown()
+		}
 	})
 	if !w.Sleep(promoteTime) {
 		return answer{}, false
 	}
+	led := ""
 	w.Do(func() {
-		if next := n.peer(to); next != nil && next.pg != nil && next.lease != nil {
-			n.store.Put(n.key("leader"), to, next.lease)
-			next.busy = false
+		led, _ = store.Get(n.key("leader"))
+		if next := n.peer(to); led == "" && next != nil && next.pg != nil && next.lease != nil {
+			store.Put(n.key("leader"), to, next.lease)
+			next.busy, led = false, to
 			next.promote()
 			next.touch()
 		}
-		for _, m := range n.sim.members(n.cfg.Scope) {
+		delete(n.sim.moving, scope)
+		for _, m := range n.sim.members(scope) {
 			m.busy = false
 			m.poke()
 		}
 	})
-	if !w.Sleep(time.Second) || out.Silent {
+	if !w.Sleep(time.Second+out.Late) || out.Silent {
 		return answer{}, false
+	}
+	if led != to {
+		return plain(http.StatusServiceUnavailable, "Switchover failed"), true
 	}
 	if to != req.Candidate {
 		return plain(http.StatusOK, "Switched over to \"%s\" instead of \"%s\"", to, req.Candidate), true
@@ -328,6 +364,8 @@ func (n *Node) refuse(leader, candidate string, out Outcome) answer {
 		return plain(http.StatusBadRequest, "Switchover target and source are the same")
 	case c == nil:
 		return plain(http.StatusPreconditionFailed, "candidate does not exists")
+	case n.dynamic["synchronous_mode"] == true && n.synchronous() != candidate:
+		return plain(http.StatusPreconditionFailed, "candidate name does not match with sync_standby")
 	case !c.Streaming() || forbidden(c.cfg.Tags):
 		return plain(http.StatusPreconditionFailed, "no good candidates have been found")
 	case n.dynamic["pause"] == true && candidate == "":

@@ -297,7 +297,7 @@ func (n *Node) peer(name string) *Node {
 
 // follow streams from the leader, after pg_rewind where the histories differ.
 func (n *Node) follow(leader string) {
-	l := n.peer(leader)
+	l := n.serving(leader)
 	if n.pg.primary || l == nil || l == n || !l.Primary() || !n.m.Reaches(l.m) {
 		n.pg.streaming = false
 		return
@@ -309,7 +309,23 @@ func (n *Node) follow(leader string) {
 	if n.pg.lsn > l.pg.lsn {
 		n.logf("INFO: running pg_rewind from %s", leader)
 	}
-	n.pg.timeline, n.pg.lsn, n.pg.streaming = l.pg.timeline, l.pg.lsn, true
+	n.pg.timeline, n.pg.streaming = l.pg.timeline, true
+	if !n.slow || n.pg.lsn > l.pg.lsn {
+		n.pg.lsn = l.pg.lsn
+	}
+}
+
+// receives reports whether what the primary writes reaches the node.
+func (n *Node) receives() bool { return n.Streaming() && !n.slow }
+
+// serving is the node of a name whose PostgreSQL runs, with or without its Patroni.
+func (n *Node) serving(name string) *Node {
+	for _, other := range n.sim.servers(n.cfg.Scope) {
+		if other.name() == name {
+			return other
+		}
+	}
+	return nil
 }
 
 // connects reports whether the leader lets the node in as a replica. A connection
@@ -333,7 +349,11 @@ func (n *Node) mayLead() bool {
 	if n.pg.primary {
 		return true
 	}
-	if forbidden(n.cfg.Tags) {
+	if next := n.sim.moving[n.cfg.Scope]; forbidden(n.cfg.Tags) || next != "" && next != n.name() {
+		return false
+	}
+	if sync := n.readSync(); n.dynamic["synchronous_mode"] == true && sync.Leader != "" && sync.Leader != n.name() && sync.Standby != n.name() {
+		n.logf("INFO: following a different leader because I am not in the synchronous standbys")
 		return false
 	}
 	limit, _ := number(n.dynamic, "maximum_lag_on_failover", 1<<20)
@@ -387,6 +407,11 @@ func (n *Node) promote() {
 	n.pg.lsn += 160
 	n.sim.acked[scope] = n.pg.lsn
 	n.saveControl("in production")
+	if n.dynamic["synchronous_mode"] == true {
+		// Nobody is, before somebody follows (Patroni, ha.py, process_sync_replication).
+		n.store.Put(n.key("sync"), render(syncState{Leader: n.name()}), nil)
+		n.poke()
+	}
 	n.lead()
 }
 
@@ -401,6 +426,7 @@ func (n *Node) lead() {
 		n.store.Put(key, n.name(), n.lease)
 	}
 	n.slots()
+	n.chooseSync()
 	n.writeStatus(n.pg.lsn)
 	n.logf("INFO: no action. I am (%s), the leader with the lock", n.name())
 }

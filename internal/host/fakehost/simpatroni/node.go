@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"path"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
@@ -16,8 +17,9 @@ type Node struct {
 	m    *fakehost.Machine
 	unit *fakehost.Unit
 
-	up    bool // Patroni runs
-	run   int  // counts its starts: what was begun in an earlier one is void
+	up    bool   // Patroni runs
+	runs  string // its version, that of the package when it was started
+	run   int    // counts its starts: what was begun in an earlier one is void
 	cfg   *config
 	cert  *tls.Certificate
 	store *simetcd.Store
@@ -27,6 +29,7 @@ type Node struct {
 
 	known map[string]bool // members when there was a leader last
 	acted bool            // PostgreSQL has run since Patroni was started
+	slow  bool            // as a replica it receives nothing of what is written
 
 	state   string
 	dynamic map[string]any
@@ -42,6 +45,7 @@ type server struct {
 	systemID  string
 	primary   bool
 	streaming bool
+	version   int // that of the package when it was started, 170011 for 17.11
 	timeline  int64
 	lsn       int64
 	slots     map[string]bool
@@ -82,7 +86,31 @@ func (n *Node) Running() bool { return n.pg != nil }
 // Paused reports whether Patroni has heard that the cluster is paused.
 func (n *Node) Paused() bool { return n.up && n.dynamic["pause"] == true }
 
-// Started is when PostgreSQL was started, zero if it does not run.
+// Slow has a replica stay connected and receive nothing of what is written, or catch
+// up.
+func (n *Node) Slow(yes bool) {
+	n.slow = yes
+	if n.up {
+		n.poke()
+	}
+}
+
+// Versions are those that run: PostgreSQL's as a number, 0 if it does not, and
+// Patroni's, empty if it does not.
+func (n *Node) Versions() (server int, patroni string) {
+	if n.pg != nil {
+		server = n.pg.version
+	}
+	if n.up {
+		patroni = upstream(n.runs)
+	}
+	return server, patroni
+}
+
+// Up reports whether Patroni runs.
+func (n *Node) Up() bool { return n.up }
+
+// Started is when PostgreSQL was, zero if it does not run.
 func (n *Node) Started() time.Time {
 	if n.pg == nil {
 		return time.Time{}
@@ -90,7 +118,7 @@ func (n *Node) Started() time.Time {
 	return n.pg.started
 }
 
-// Role is the node's role in Patroni's words, for the version that is installed.
+// Role is the node's role in Patroni's words, for the version that runs.
 func (n *Node) Role() string {
 	switch {
 	case n.pg == nil:
@@ -138,8 +166,14 @@ func (n *Node) key(k string) string {
 	return "/" + trimSlash(n.cfg.Namespace) + "/" + n.cfg.Scope + "/" + k
 }
 
-func (n *Node) version() string { return n.m.Installed("patroni") }
-func (n *Node) version3() bool  { return n.version() != "" && n.version()[0] == '3' }
+// version is Patroni's that runs, or would.
+func (n *Node) version() string {
+	if n.up {
+		return n.runs
+	}
+	return n.m.Installed("patroni")
+}
+func (n *Node) version3() bool { return n.version() != "" && n.version()[0] == '3' }
 
 func (n *Node) logf(format string, args ...any) { n.unit.Logf(format, args...) }
 
@@ -165,10 +199,11 @@ func (n *Node) Start(u *fakehost.Unit) {
 		u.Exit("exit-code", restartSec)
 		return
 	}
-	n.cfg, n.up, n.store, n.busy = cfg, true, nil, false
+	n.cfg, n.up, n.store, n.busy, n.runs = cfg, true, nil, false, n.m.Installed("patroni")
 	n.known, n.acted = nil, false
 	n.dynamic, n.revised, n.pending, n.seen, n.retain = map[string]any{}, 0, map[string]string{}, map[string]time.Time{}, map[string]bool{}
-	n.state = "running" // a server that it has found so
+	// A server that was left running is taken up as it is.
+	n.state = "running"
 	if n.pg == nil {
 		n.state = "stopped"
 	}
@@ -258,7 +293,7 @@ func (n *Node) crash(reason string) {
 // startServer starts PostgreSQL on the data that is there.
 func (n *Node) startServer() {
 	c := n.readControl()
-	n.pg = &server{systemID: c.SystemID, timeline: c.Timeline, lsn: c.LSN, slots: c.Slots, started: time.Now(), running: n.parameters()}
+	n.pg = &server{systemID: c.SystemID, timeline: c.Timeline, lsn: c.LSN, slots: c.Slots, started: time.Now(), running: n.parameters(), version: n.installedServer()}
 	if n.pg.slots == nil {
 		n.pg.slots = map[string]bool{}
 	}
@@ -267,6 +302,22 @@ func (n *Node) startServer() {
 	n.saveControl("in archive recovery")
 	n.m.Files.Put(n.dir("/postmaster.pid"), fakehost.File{Owner: "postgres", Group: "postgres", Mode: "600", Content: []byte("4711\n")})
 	n.m.Listen(portOf(n.cfg.PostgreSQL.Listen), "postgres", nil)
+}
+
+// installedServer is the version of PostgreSQL's package, as a number.
+func (n *Node) installedServer() int {
+	major, minor := 0, 0
+	name := "postgresql-" + path.Base(path.Dir(n.cfg.PostgreSQL.BinDir))
+	_, _ = fmt.Sscanf(n.m.Installed(name), "%d.%d", &major, &minor)
+	return major*10000 + minor
+}
+
+// killed ends Patroni by SIGKILL: PostgreSQL goes on, and what Patroni had in etcd
+// stays until its lease runs out.
+func (n *Node) killed() {
+	if n.up {
+		n.down()
+	}
 }
 
 // shutdown stops PostgreSQL cleanly, and as the leader gives the lock away.
@@ -278,11 +329,13 @@ func (n *Node) shutdown() {
 	if primary {
 		// The checkpoint of the shutdown reaches every replica that streams.
 		n.pg.lsn += 120
-		for _, other := range n.sim.members(n.cfg.Scope) {
-			if other != n && other.Streaming() && other.m.Reaches(n.m) {
+		for _, other := range n.sim.servers(n.cfg.Scope) {
+			if other != n && other.receives() && other.m.Reaches(n.m) {
 				other.pg.lsn = n.pg.lsn
 			}
 		}
+	} else if l := n.sim.Primary(n.cfg.Scope); l != nil && l.up {
+		l.poke() // it waits for a synchronous replica no longer (Patroni, ha.py, while_not_sync_standby)
 	}
 	n.saveControl(map[bool]string{true: "shut down", false: "shut down in recovery"}[primary])
 	lsn := n.pg.lsn

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
@@ -15,6 +16,7 @@ func (s *Sim) handle() {
 	s.world.Handle("postgres.control", false, s.control)
 	s.world.Handle("postgres.settings", false, s.settings)
 	s.world.Handle("postgres.slots", false, s.slotNames)
+	s.world.Handle("patroni.again", true, s.again)
 	s.world.Handle("patroni.files", false, s.files)
 	s.world.Handle("patroni.watchdog.look", false, s.lookWatchdog)
 	s.world.Handle("patroni.watchdog", true, s.watchdog)
@@ -119,6 +121,24 @@ func (s *Sim) slotNames(o *fakehost.Op) error {
 	for slot := range n.pg.slots {
 		o.Printf("%s\n", slot)
 	}
+	return nil
+}
+
+// again is again.sh: Patroni is killed and started, while PostgreSQL goes on.
+func (s *Sim) again(o *fakehost.Op) error {
+	u := o.Machine.Units[o.Arg(1)]
+	n := s.nodes[o.Machine.Name]
+	if u == nil || n == nil {
+		return o.Fail(1, "Failed to kill unit %s: Unit not loaded.", o.Arg(1))
+	}
+	o.Tell("again", u)
+	n.killed()
+	u.Killed()
+	began := time.Now()
+	if !o.Wait(func() bool { return time.Since(began) >= s.world.Real(200*time.Millisecond) }) {
+		return o.Fail(255, "gone")
+	}
+	u.Start()
 	return nil
 }
 

@@ -44,6 +44,10 @@ type Sim struct {
 	CloneTime time.Duration
 	// Switchover, if not nil, decides what becomes of a request.
 	Switchover func(leader, candidate string) Outcome
+	// DemoteTime is how long a leader takes to stop PostgreSQL for a switchover.
+	DemoteTime time.Duration
+	// moving is who is to lead next, while a switchover is under way in a cluster.
+	moving map[string]string
 	// BeforePatch, if not nil, is called before a PATCH /config is carried
 	// out, with the document as it is.
 	BeforePatch func(document map[string]any)
@@ -61,11 +65,13 @@ type Outcome struct {
 	Refuse string
 	// Silent: the connection ends without an answer, after it was done.
 	Silent bool
+	// Late is how much later the answer comes.
+	Late time.Duration
 }
 
 // Install makes Debian's packages bring a simulated Patroni and PostgreSQL.
 func Install(w *fakehost.World, etcd *simetcd.Sim) *Sim {
-	s := &Sim{world: w, etcd: etcd, nodes: map[string]*Node{}, acked: map[string]int64{}, passwords: map[string]map[string]string{}}
+	s := &Sim{world: w, etcd: etcd, nodes: map[string]*Node{}, acked: map[string]int64{}, passwords: map[string]map[string]string{}, moving: map[string]string{}}
 	w.OnInstall("patroni", func(m *fakehost.Machine, _ string) {
 		m.Account("postgres")
 		m.AddUnit(UnitName, s.node(m)).Enabled = "enabled"
@@ -122,11 +128,23 @@ func (s *Sim) members(scope string) []*Node {
 	return list
 }
 
+// servers are the nodes of a scope whose PostgreSQL runs, in order, with or without
+// their Patroni.
+func (s *Sim) servers(scope string) []*Node {
+	var list []*Node
+	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
+		if n := s.nodes[name]; n.pg != nil && n.cfg.Scope == scope {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
 // Primary returns the node of a scope that accepts writes, nil if there is
 // none. Two of them fail the test.
 func (s *Sim) Primary(scope string) *Node {
 	var primary *Node
-	for _, n := range s.members(scope) {
+	for _, n := range s.servers(scope) {
 		if n.Primary() {
 			if primary != nil {
 				s.world.TB.Errorf("%s and %s are primaries at the same time", primary.m.Name, n.m.Name)
@@ -157,8 +175,8 @@ func (s *Sim) Write(scope string, bytes int64) bool {
 	}
 	p.pg.lsn += bytes
 	s.acked[scope] = p.pg.lsn
-	for _, n := range s.members(scope) {
-		if n.Streaming() && n.m.Reaches(p.m) {
+	for _, n := range s.servers(scope) {
+		if n.receives() && n.m.Reaches(p.m) {
 			n.pg.lsn = p.pg.lsn
 		}
 	}
