@@ -113,6 +113,7 @@ func (w *World) handleAll() {
 	w.Handle("dir.remove", true, dirRemove)
 	w.Handle("tree.purge", true, treePurge)
 	w.Handle("apt.update", true, aptUpdate)
+	w.Handle("apt.lookup", false, aptLookup)
 	w.Handle("apt.install", true, aptInstall)
 	w.Handle("apt.hold", true, aptHold)
 	w.Handle("apt.remove", true, aptRemove)

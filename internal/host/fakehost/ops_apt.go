@@ -56,6 +56,16 @@ func aptUpdate(o *Op) error {
 	return nil
 }
 
+// aptLookup says what the repository has, whatever the lists say.
+func aptLookup(o *Op) error {
+	for _, name := range o.Cmd.Args {
+		for _, version := range o.Machine.Repository[name] {
+			o.Printf("%s=%s\n", name, version)
+		}
+	}
+	return nil
+}
+
 func aptInstall(o *Op) error {
 	m := o.Machine
 	type wanted struct{ name, version string }
