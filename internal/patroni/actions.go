@@ -81,6 +81,36 @@ func (d *Doer) anyView(ctx context.Context, c Cluster) (ClusterView, error) {
 	return ClusterView{}, &problem.Error{Step: "look at the cluster " + c.Scope, Cause: errors.New("it has no node"), Do: "apply its pgha_patroni_node resources first."}
 }
 
+// freshView is anyView, corrected by what the members say themselves: etcd shows one
+// that has lost its power as well for as long as its key lives (ttl).
+func (d *Doer) freshView(ctx context.Context, c Cluster) (ClusterView, error) {
+	view, err := d.anyView(ctx, c)
+	if err != nil {
+		return view, err
+	}
+	nodes := map[string]Node{}
+	for _, name := range sortedKeys(d.Known.Nodes) {
+		if nodes[name], err = d.Known.noted(c, name); err != nil {
+			return view, err
+		}
+	}
+	statuses, errs := d.statuses(ctx, nodes)
+	view.Members = slices.Clone(view.Members)
+	for i, m := range view.Members {
+		st, answers := statuses[m.Name]
+		switch ok, _ := Running(st); {
+		case errs[m.Name] != nil:
+			view.Members[i].State = "not answering"
+		case answers && !ok && m.Healthy():
+			view.Members[i].State = "not streaming"
+			if st.State != "running" {
+				view.Members[i].State = st.State
+			}
+		}
+	}
+	return view, nil
+}
+
 // unfitting is an error of who cannot be taken out of service now.
 func unfitting(f fitness, left string) error {
 	if f.never != nil || f.waits == "" {
@@ -98,7 +128,7 @@ func (m *Manager) Switchover(ctx context.Context, c Cluster, to string) (from, l
 		return "", "", err
 	}
 	defer unlock()
-	view, err := do.anyView(ctx, c)
+	view, err := do.freshView(ctx, c)
 	if err != nil {
 		return "", "", err
 	}
@@ -288,7 +318,7 @@ func (m *Manager) Reinitialize(ctx context.Context, c Cluster, node string, tell
 		return err
 	}
 	step := do.step(n, "patroni.reinitialise", reinitialiseTitle, engine.Destructive, func(ctx context.Context) error {
-		view, err := do.viewOf(ctx, n)
+		view, err := do.freshView(ctx, c)
 		if err != nil {
 			return err
 		}

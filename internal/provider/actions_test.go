@@ -67,8 +67,8 @@ func TestSwitchoverAction(t *testing.T) {
 			away = s.f.Machines()[1]
 		}
 		s.f.Do(away.PowerOff)
-		s.f.Settle()
-		time.Sleep(time.Minute) // its key has run out
+		refused("", away.Name+" is not answering", "run the same again") // etcd shows it as well
+		time.Sleep(time.Minute)                                          // its key has run out
 		refused("", away.Name+" is down", "run the same again")
 	})
 }
@@ -153,7 +153,6 @@ func TestReinitializeAction(t *testing.T) {
 			}
 		}
 		s.f.Settle()
-		time.Sleep(time.Minute)
 		if _, failed := s.core.invoke("pgha_reinitialize", config(others[0])); !strings.Contains(failed, "no replica of main is well that could be synchronous") {
 			t.Errorf("the last replica: %s", failed)
 		}

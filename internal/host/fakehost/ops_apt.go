@@ -56,11 +56,10 @@ func aptUpdate(o *Op) error {
 	return nil
 }
 
-// aptLookup says what the repository has, whatever the lists say.
 func aptLookup(o *Op) error {
 	for _, name := range o.Cmd.Args {
-		for _, version := range o.Machine.Repository[name] {
-			o.Printf("%s=%s\n", name, version)
+		for _, v := range o.Machine.Repository[name] {
+			o.Printf("%s=%s\n", name, v)
 		}
 	}
 	return nil

@@ -109,13 +109,13 @@ func (n *Node) quick(req *http.Request, body []byte) answer {
 		return plain(http.StatusBadGateway, "")
 	case "PATCH /config":
 		return n.patch(body)
+	case "POST /reinitialize":
+		return n.reinitialize()
 	case "POST /reload":
 		n.Reload(n.unit)
 		return plain(http.StatusAccepted, "reload scheduled")
 	case "POST /switchover":
 		return answer{} // takes its time, see switchover
-	case "POST /reinitialize":
-		return n.reinitialize()
 	}
 	n.sim.world.TB.Errorf("Patroni's %s %s is not modelled", req.Method, req.URL.Path)
 	return plain(http.StatusNotImplemented, "not modelled")
@@ -248,29 +248,6 @@ func (n *Node) patch(body []byte) answer {
 		n.store.Put(key, render(doc), nil)
 	}
 	return jsonAnswer(http.StatusOK, doc)
-}
-
-// reinitialize is POST /reinitialize: it answers at once, and the data is gone at once
-// (Patroni, ha.py, reinitialize and _do_reinitialize).
-func (n *Node) reinitialize() answer {
-	leader, led := n.store.Get(n.key("leader"))
-	switch {
-	case !led:
-		return plain(http.StatusServiceUnavailable, "Cluster has no leader, can not reinitialize")
-	case leader == n.name():
-		return plain(http.StatusServiceUnavailable, "I am the leader, can not reinitialize")
-	case n.busy:
-		return plain(http.StatusServiceUnavailable, "already in progress")
-	}
-	n.sim.Reinitialized = append(n.sim.Reinitialized, n.m.Name)
-	n.logf("INFO: Removing data directory: %s", n.dir(""))
-	if n.pg != nil {
-		n.shutdown()
-	}
-	n.m.Files.Remove(n.dir(controlFile))
-	n.m.Files.Remove(n.dir("/PG_VERSION"))
-	n.poke()
-	return plain(http.StatusOK, "reinitialize started")
 }
 
 // switchover is POST /switchover: the leader goes, the candidate takes over,
