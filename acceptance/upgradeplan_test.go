@@ -2,7 +2,6 @@ package acceptance
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -12,53 +11,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
-	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
-
-	"github.com/pgha/terraform-provider-pgha/internal/provider"
+	"github.com/pgha/terraform-provider-pgha/internal/provider/invoke"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
 )
 
-// invoke runs an action on the lab's hosts, through the protocol as Terraform does:
-// not every CLI that runs these tests knows actions. It returns what was told on the
-// way, and the errors.
+// invoke runs an action on the lab's hosts. It returns what was told on the way, and
+// the errors.
 func (s *site) invoke(name string, config map[string]any) (progress, failed string) {
 	s.t.Helper()
-	ctx := s.t.Context()
 	var membership any
-	s.Outputs(ctx, "membership", &membership)
+	s.Outputs(s.t.Context(), "membership", &membership)
 	config["cluster"] = membership
-	server := providerserver.NewProtocol6(provider.New("test", nil)())()
-	value := func(v map[string]any) *tfprotov6.DynamicValue {
-		b, err := json.Marshal(v)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		return &tfprotov6.DynamicValue{JSON: b}
-	}
-	configured, err := server.ConfigureProvider(ctx, &tfprotov6.ConfigureProviderRequest{TerraformVersion: "1.14.0", Config: value(map[string]any{
-		"ssh": map[string]any{"user": "root", "private_key_file": s.lab.KeyFile, "known_hosts_file": s.lab.KnownHostsFile},
-	})})
-	if err != nil || len(configured.Diagnostics) > 0 {
-		s.t.Fatal(err, configured)
-	}
-	type actions interface {
-		InvokeAction(context.Context, *tfprotov6.InvokeActionRequest) (*tfprotov6.InvokeActionServerStream, error)
-	}
-	stream, err := server.(actions).InvokeAction(ctx, &tfprotov6.InvokeActionRequest{ActionType: name, Config: value(config)})
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	begin := time.Now()
-	for e := range stream.Events {
-		switch e := e.Type.(type) {
-		case tfprotov6.ProgressInvokeActionEventType:
-			progress += e.Message + "\n"
-		case tfprotov6.CompletedInvokeActionEventType:
-			for _, d := range e.Diagnostics {
-				failed += d.Summary + ": " + d.Detail + "\n"
-			}
-		}
+	ssh := map[string]any{"user": "root", "private_key_file": s.lab.KeyFile, "known_hosts_file": s.lab.KnownHostsFile}
+	if err := invoke.Action(s.t.Context(), map[string]any{"ssh": ssh}, name, config, func(line string) { progress += line + "\n" }); err != nil {
+		failed = err.Error()
 	}
 	s.t.Logf("%s took %s:\n%s%s", name, time.Since(begin).Round(100*time.Millisecond), progress, failed)
 	return progress, failed

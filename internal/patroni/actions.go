@@ -69,16 +69,17 @@ func (k Known) noted(c Cluster, name string) (Node, error) {
 	return Node{Cluster: c, Name: name, Address: r.Address, Target: r.Target, DataDir: r.DataDir}, nil
 }
 
-// anyView asks the nodes one after the other who is in the cluster.
+// anyView asks the nodes, one after the other until one answers, who is in the cluster.
 func (d *Doer) anyView(ctx context.Context, c Cluster) (ClusterView, error) {
-	for _, name := range sortedKeys(d.Known.Nodes) {
-		n, err := d.Known.noted(c, name)
-		if err != nil {
-			return ClusterView{}, err
-		}
-		return d.viewOf(ctx, n)
+	names := sortedKeys(d.Known.Nodes)
+	if len(names) == 0 {
+		return ClusterView{}, &problem.Error{Step: "look at the cluster " + c.Scope, Cause: errors.New("it has no node"), Do: "apply its pgha_patroni_node resources first."}
 	}
-	return ClusterView{}, &problem.Error{Step: "look at the cluster " + c.Scope, Cause: errors.New("it has no node"), Do: "apply its pgha_patroni_node resources first."}
+	n, err := d.Known.noted(c, names[0])
+	if err != nil {
+		return ClusterView{}, err
+	}
+	return d.viewOf(ctx, n)
 }
 
 // freshView is anyView, corrected by what the members say themselves: etcd shows one
