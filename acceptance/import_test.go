@@ -296,6 +296,21 @@ func TestAdopt(t *testing.T) {
 			s.on(h, "tr '\\0' '\\n' </proc/$(systemctl show -p MainPID --value etcd)/environ | grep -qx ETCD_AUTO_COMPACTION_RETENTION=1h0m0s && test -d /var/lib/etcd/by-hand/member")
 		}
 	})
+	t.Run("another version of Patroni", func(t *testing.T) {
+		started := s.started()
+		changed.Patroni = s.newest("patroni")
+		s.configure(changed)
+		has(t, s.Plan(ctx), "restart Patroni, while PostgreSQL goes on running")
+		s.Apply(ctx)
+		s.healthy("pg1", all...)
+		s.NoChanges(ctx)
+		if now := s.started(); !slices.Equal(now, started) {
+			t.Errorf("PostgreSQL was restarted: %s, was %s", now, started)
+		}
+		for _, h := range all {
+			s.on(h, "dpkg-query -Wf '${Version}' patroni | grep -q ^"+changed.Patroni)
+		}
+	})
 	t.Run("the leader leaves", func(t *testing.T) {
 		leader := s.leader("pg1")
 		s.Write("import.tf", "")

@@ -278,7 +278,7 @@ type running struct {
 }
 
 // progress is a line of the progress file.
-type progress struct{ Step, State string }
+type progress struct{ Step, State, Host string }
 
 // begin starts a command whose steps are followed.
 func (s *site) begin(ctx context.Context, verb string, args ...string) *running {
@@ -350,14 +350,14 @@ func (r *running) next(seen map[string]bool) string {
 	}
 }
 
-// await waits for a step whose name begins so to start.
-func (r *running) await(t testing.TB, prefix string) {
+// await waits for a step whose name begins so to start, and returns its host.
+func (r *running) await(t testing.TB, prefix string) string {
 	t.Helper()
 	for {
 		select {
 		case p := <-r.steps:
 			if strings.HasPrefix(p.Step, prefix) {
-				return
+				return p.Host
 			}
 		case <-r.done:
 			t.Fatalf("ended before %s:\n%s", prefix, r.out.String())

@@ -56,25 +56,6 @@ func TestLife(t *testing.T) {
 		base = changed
 	})
 
-	t.Run("a parameter that needs a restart is named as such", func(t *testing.T) {
-		started := s.started()
-		changed := base
-		changed.Cluster = strings.Replace(base.Cluster, `work_mem = "16MB"`, `work_mem = "16MB", max_connections = "150"`, 1)
-		s.configure(changed)
-		has(t, s.Plan(ctx), "with a pending restart", "postgresql.parameters.max_connections: (not set) -> 150")
-		has(t, s.Apply(ctx), "has to be restarted", "max_connections")
-		if got := s.started(); !slices.Equal(got, started) {
-			t.Errorf("a server was restarted: %v, before %v", got, started)
-		}
-		s.NoChanges(ctx)
-		s.configure(base)
-		s.Apply(ctx) // removed from the configuration: back to the default
-		if got := s.on("pg1", "patronictl -c /etc/patroni/config.yml show-config"); strings.Contains(got, "max_connections") {
-			t.Errorf("the parameter is still there:\n%s", got)
-		}
-		s.NoChanges(ctx)
-	})
-
 	t.Run("a tag is a reload", func(t *testing.T) {
 		started := s.started()
 		changed := base

@@ -1,10 +1,14 @@
 package acceptance
 
 import (
+	"fmt"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
 	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
 )
@@ -22,12 +26,17 @@ func newStaged(t *testing.T, cluster string, hosts ...string) *staged {
 	u := &staged{all: hosts}
 	u.base = settings{Purge: true, Cluster: cluster}
 	u.site = newSite(t, labhost.Warm, u.base, hosts...)
+	u.make(t)
+	return u
+}
+
+// make applies the configuration with the oldest versions, and begins to write.
+func (u *staged) make(t *testing.T) {
 	u.old = pins{u.oldest("postgresql-17"), u.oldest("patroni")}
 	u.new = pins{u.newest("postgresql-17"), u.newest("patroni")}
 	u.Apply(t.Context())
-	u.healthy(hosts[0], hosts...)
+	u.healthy(u.all[0], u.all...)
 	u.w = u.write()
-	return u
 }
 
 // to writes the configuration with other versions of all nodes.
@@ -82,14 +91,20 @@ func TestUpgrade(t *testing.T) {
 		{"both", u.new, 1},
 	} {
 		t.Run(step.name, func(t *testing.T) {
-			before := u.switchovers()
+			before, broken := u.switchovers(), u.w.Broken()
 			_, started := u.runs("pg1")
 			u.to(step.to)
-			plan := u.Plan(ctx)
-			t.Logf("plan:\n%s", plan.Text)
+			if plan := u.Plan(ctx); step.switchovers == 1 {
+				has(t, plan, u.leader("pg1")+": switch over to a replica", "restart Patroni and PostgreSQL")
+			} else {
+				has(t, plan, "restart Patroni, while PostgreSQL goes on running")
+			}
 			begin := time.Now()
 			u.Apply(ctx)
-			t.Logf("applied in %s; %d writes failed so far, longest gap %s", time.Since(begin).Round(100*time.Millisecond), u.w.Failed(), u.w.LongestGap())
+			t.Logf("applied in %s; %d transactions failed, longest gap %s", time.Since(begin).Round(100*time.Millisecond), u.w.Broken()-broken, u.w.TakeGap())
+			if n := u.w.Broken() - broken; n > step.switchovers {
+				t.Errorf("%d transactions failed", n)
+			}
 			u.check(t, step.to)
 			if n := u.switchovers() - before; n != step.switchovers {
 				t.Errorf("%d switchovers, and not %d", n, step.switchovers)
@@ -99,5 +114,236 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
+	u.w.Check(t)
+}
+
+// Five nodes, one of which follows another replica, with a quorum of synchronous ones:
+// both at once, and one switchover.
+func TestUpgradeFive(t *testing.T) {
+	t.Parallel()
+	u := &staged{all: []string{"pg1", "pg2", "pg3", "pg4", "pg5"}}
+	u.base = settings{
+		Purge: true, Cluster: `synchronous_mode = "quorum"`, EtcdOn: []string{"pg1", "pg2", "pg3"},
+		Nodes: map[string]string{"pg5": `tags = { replicatefrom = "pg4", nofailover = true }`},
+	}
+	u.site = newSite(t, labhost.Warm, u.base, u.all...)
+	u.make(t)
+	before := u.switchovers()
+	u.to(u.new)
+	u.Apply(t.Context())
+	u.check(t, u.new)
+	if n := u.switchovers() - before; n != 1 {
+		t.Errorf("%d switchovers", n)
+	}
+	if n := u.w.Broken(); n > 1 {
+		t.Errorf("%d transactions failed", n)
+	}
+	u.w.Check(t)
+}
+
+// Everything that can go wrong while nodes are brought to another version: nothing is
+// lost, what has not had its turn is as it was, and the next apply goes on.
+func TestUpgradeFaults(t *testing.T) {
+	t.Parallel()
+	const policy = `synchronous_mode = "on"
+  rollout = { patience = "15s", max_lag = "1MiB", switchover = %q }`
+	u := newStaged(t, fmt.Sprintf(policy, "auto"), "pg1", "pg2", "pg3")
+	ctx := t.Context()
+	// untouched fails the test unless hosts run as they did.
+	untouched := func(t *testing.T, before map[string]string, hosts ...string) {
+		t.Helper()
+		for _, h := range hosts {
+			if _, now := u.runs(h); now != before[h] {
+				t.Errorf("PostgreSQL on %s was restarted: %s, before %s", h, now, before[h])
+			}
+		}
+	}
+	starts := func() map[string]string {
+		all := map[string]string{}
+		for _, h := range u.all {
+			_, all[h] = u.runs(h)
+		}
+		return all
+	}
+	refused := func(t *testing.T, texts ...string) {
+		t.Helper()
+		o := u.TryApply(ctx)
+		if o.Code == 0 {
+			t.Error("the apply went through")
+		}
+		has(t, o, texts...)
+	}
+
+	t.Run("a version that nobody has", func(t *testing.T) {
+		u.to(pins{"17.99", u.old.Patroni})
+		o := u.Plan(ctx)
+		if o.Code != 1 {
+			t.Errorf("it is planned: exit status %d", o.Code)
+		}
+		has(t, o, "cannot be brought to that version", "17.99", u.new.Postgres, u.old.Postgres)
+		u.to(pins{"18.1", u.old.Patroni})
+		has(t, u.Plan(ctx), "A major version is not changed in place")
+	})
+
+	t.Run("a library that does not fit", func(t *testing.T) {
+		before := starts()
+		leader := u.leader("pg1")
+		u.sql(leader, `set allow_system_table_mods = on; create function misfit() returns language_handler language c as '$libdir/plpgsql', 'plpgsql_call_handler'; update pg_proc set probin = '$libdir/misfit' where proname = 'misfit'`)
+		u.to(pins{u.new.Postgres, u.old.Patroni})
+		refused(t, "do not load into PostgreSQL "+u.new.Postgres, "misfit", "the packages are not installed")
+		untouched(t, before, u.all...)
+		u.sql(leader, "drop function misfit()")
+		for _, h := range u.all {
+			if v := u.on(h, "dpkg-query -Wf '${Version}' postgresql-17; ls -d /var/lib/postgresql/pgha-* 2>/dev/null || true"); !strings.HasPrefix(v, u.old.Postgres) || strings.Contains(v, "scratch") {
+				t.Errorf("on %s: %s", h, v)
+			}
+		}
+	})
+
+	t.Run("a replica that lags", func(t *testing.T) {
+		before := starts()
+		leader := u.leader("pg1")
+		// The synchronous one would hold up the writer.
+		slow, other := "", ""
+		for name, m := range u.members("pg1") {
+			switch m.Role {
+			case "Replica":
+				slow = name
+			case "Sync Standby":
+				other = name
+			}
+		}
+		u.on(slow, "pkill -STOP -f wal[r]eceiver")
+		u.sql(leader, "select pg_logical_emit_message(false, 'x', repeat('x', 4000000))")
+		u.to(u.old)
+		u.base.Canary = map[string]pins{other: {u.new.Postgres, u.old.Patroni}}
+		u.configure(u.base)
+		refused(t, slow+" is ", "behind, and rollout.max_lag is 1 MiB", "rollout.patience")
+		untouched(t, before, u.all...)
+		u.on(slow, "pkill -CONT -f wal[r]eceiver")
+		u.healthy("pg1", u.all...)
+	})
+
+	t.Run("canary, then the rest", func(t *testing.T) {
+		canary := u.others(u.leader("pg1"))[1]
+		before := starts()
+		u.to(u.old)
+		u.base.Canary = map[string]pins{canary: u.new}
+		u.configure(u.base)
+		u.Apply(ctx)
+		if have, _ := u.runs(canary); have != u.new {
+			t.Errorf("the canary runs %v", have)
+		}
+		untouched(t, before, u.others(canary)...)
+		u.NoChanges(ctx)
+		leads := u.switchovers()
+		u.to(u.new)
+		u.Apply(ctx)
+		u.check(t, u.new)
+		if n := u.switchovers() - leads; n != 1 {
+			t.Errorf("%d switchovers", n)
+		}
+	})
+
+	t.Run("the leader by hand", func(t *testing.T) {
+		leader := u.leader("pg1")
+		before := starts()
+		u.base.Cluster = fmt.Sprintf(policy, "manual")
+		u.to(u.old)
+		has(t, u.Plan(ctx), "rollout.switchover is manual")
+		refused(t, leader+" leads, and rollout.switchover", "set rollout = { switchover = \"auto\" }", "switch over by hand")
+		untouched(t, before, leader)
+		for _, h := range u.others(leader) {
+			if have, _ := u.runs(h); have != u.old {
+				t.Errorf("%s runs %v", h, have)
+			}
+		}
+		u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force --candidate "+u.others(leader)[0])
+		u.healthy("pg1", u.all...)
+		u.Apply(ctx)
+		u.check(t, u.old)
+		u.base.Cluster = fmt.Sprintf(policy, "auto")
+	})
+
+	t.Run("a host dies in its turn", func(t *testing.T) {
+		before := starts()
+		u.to(pins{u.new.Postgres, u.old.Patroni})
+		r := u.begin(ctx, "apply")
+		dead := r.await(t, "patroni.packages")
+		if err := u.lab.Kill(ctx, dead); err != nil {
+			t.Fatal(err)
+		}
+		if code, text := r.end(); code == 0 || !strings.Contains(text, dead) || !strings.Contains(text, "the roll was halted") {
+			t.Errorf("the apply ended with %d:\n%s", code, text)
+		}
+		untouched(t, before, u.others(dead)...)
+		if err := u.lab.Start(ctx, dead); err != nil {
+			t.Fatal(err)
+		}
+		u.healthy(u.others(dead)[0], u.all...)
+		u.Apply(ctx)
+		u.check(t, pins{u.new.Postgres, u.old.Patroni})
+	})
+
+	t.Run("somebody else switches over", func(t *testing.T) {
+		u.to(u.old)
+		leader := u.leader("pg1")
+		r := u.begin(ctx, "apply")
+		turn := r.await(t, "patroni.packages")
+		for _, h := range u.others(leader) {
+			if h != turn {
+				u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force --candidate "+h)
+			}
+		}
+		r.wait(t)
+		u.check(t, u.old)
+	})
+
+	t.Run("killed after each step", func(t *testing.T) {
+		k := &killer{site: u.site, t: t, seen: map[string]bool{}}
+		u.to(u.new)
+		k.until(ctx, "apply")
+		k.went(t, "patroni.stage", "patroni.scratch", "patroni.gate", "patroni.switchover", "patroni.mark", "patroni.packages", "patroni.restart", "patroni.verify")
+		u.check(t, u.new)
+	})
+
+	t.Run("killed in the pause", func(t *testing.T) {
+		u.to(pins{u.new.Postgres, u.old.Patroni})
+		before := starts()
+		r := u.begin(ctx, "apply")
+		for seen := map[string]bool{}; !seen["patroni.pause"]; {
+			step := r.next(seen)
+			if step == "" {
+				t.Fatal("it was not paused")
+			}
+			seen[step] = true
+		}
+		r.kill(syscall.SIGKILL)
+		r.end()
+		has(t, u.Plan(ctx), "cluster: resume it: the run that has paused it was cut off")
+		u.Apply(ctx)
+		u.check(t, pins{u.new.Postgres, u.old.Patroni})
+		untouched(t, before, u.all...)
+		if config := u.on("pg1", "patronictl -c /etc/patroni/config.yml show-config"); strings.Contains(config, "pause") {
+			t.Errorf("it is still paused:\n%s", config)
+		}
+	})
+
+	t.Run("from two states, one node at a time", func(t *testing.T) {
+		other := &staged{site: &site{t: t, lab: u.lab, Dir: cli.New(t, nil, u.lab.Env()...)}, base: u.base}
+		u.to(pins{u.old.Postgres, u.new.Patroni})
+		other.to(pins{u.old.Postgres, u.new.Patroni})
+		var wg sync.WaitGroup
+		out := make([]cli.Output, 2)
+		wg.Go(func() { out[0] = u.TryApply(ctx, "-parallelism=1") })
+		wg.Go(func() { out[1] = other.TryApply(ctx, "-parallelism=2") })
+		wg.Wait()
+		for i, o := range out {
+			if o.Code != 0 {
+				t.Errorf("%d failed:\n%s", i, o.Text)
+			}
+		}
+		u.check(t, pins{u.old.Postgres, u.new.Patroni})
+	})
 	u.w.Check(t)
 }

@@ -27,6 +27,7 @@ var benchmarks = []benchmark{
 	{"deploy_3_nodes", "bare hosts to a leader and two streaming replicas, and the same by bench/yardstick.sh", 3, deploy},
 	{"plan_noop_3_nodes", "a plan without changes for such a cluster, and its SSH sessions", 10, planNoop},
 	{"etcd_upgrade_3", "the turns of a rolling upgrade of three members of etcd, the members' own restarts, and the longest stall of writes meanwhile", 3, etcdUpgrade},
+	{"upgrade_write_gap", "three nodes to another minor version of PostgreSQL: the longest gap in a client's writes, switchovers, failed transactions, time in all, and the gap of a bare switchover", 10, nodeUpgrade},
 	{"refresh_10", "a refresh of 10 simulated hosts, and the provider's memory", 10, refresh(10)},
 	{"refresh_100", "the same of 100", 5, refresh(100)},
 	{"refresh_1000", "the same of 1000", 5, refresh(1000)},

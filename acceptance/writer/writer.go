@@ -76,7 +76,8 @@ type Writer struct {
 	cfg    Config
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	failed atomic.Int64
+	failed atomic.Int64 // attempts, those to connect included
+	broken atomic.Int64 // rows that were on their way when the connection broke
 
 	mu      sync.Mutex
 	acked   []int64
@@ -88,24 +89,33 @@ type Writer struct {
 // Start makes the table and writes until Stop.
 func Start(t testing.TB, c Config) *Writer {
 	t.Helper()
+	w, err := Begin(t.Context(), c)
+	if err != nil {
+		t.Fatalf("the writer cannot begin: %v", err)
+	}
+	t.Cleanup(w.Stop)
+	return w
+}
+
+// Begin is Start without a test.
+func Begin(ctx context.Context, c Config) (*Writer, error) {
 	if c.Table == "" {
 		c.Table = "written"
 	}
 	if c.Every == 0 {
 		c.Every = 20 * time.Millisecond
 	}
-	conn, err := Connect(t.Context(), c)
+	conn, err := Connect(ctx, c)
 	if err != nil {
-		t.Fatalf("the writer cannot connect: %v", err)
+		return nil, err
 	}
-	if _, err := conn.Exec(t.Context(), "create table if not exists "+c.Table+" (id bigint primary key, at timestamptz not null default now())"); err != nil {
-		t.Fatal(err)
+	if _, err := conn.Exec(ctx, "create table if not exists "+c.Table+" (id bigint primary key, at timestamptz not null default now())"); err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	writing, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &Writer{cfg: c, cancel: cancel, last: time.Now()}
-	w.done.Go(func() { w.write(ctx, conn) })
-	t.Cleanup(w.Stop)
-	return w
+	w.done.Go(func() { w.write(writing, conn) })
+	return w, nil
 }
 
 func (w *Writer) write(ctx context.Context, conn *pgx.Conn) {
@@ -154,6 +164,9 @@ func (w *Writer) row(ctx context.Context, conn **pgx.Conn, id int64) error {
 	}
 	_, err := (*conn).Exec(ctx, "insert into "+w.cfg.Table+" (id) values ($1)", id)
 	if err != nil {
+		if ctx.Err() == nil {
+			w.broken.Add(1)
+		}
 		_ = (*conn).Close(context.Background())
 		*conn = nil
 	}
@@ -175,6 +188,19 @@ func (w *Writer) Acked() int {
 
 // Failed is how many attempts failed so far.
 func (w *Writer) Failed() int { return int(w.failed.Load()) }
+
+// Broken is how many rows were on their way when the connection broke: what a client
+// sees as a failed transaction. That it cannot connect for a while is LongestGap.
+func (w *Writer) Broken() int { return int(w.broken.Load()) }
+
+// TakeGap is LongestGap since it was last asked for.
+func (w *Writer) TakeGap() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gap := w.longest
+	w.longest = 0
+	return gap
+}
 
 // LongestGap is the longest time between two acknowledged rows.
 func (w *Writer) LongestGap() time.Duration {

@@ -305,22 +305,20 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 	if !quiet && (f.Marker == nil || f.Marker.Released) {
 		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Scope))
 	}
+	t, err := p.turn()
+	if err != nil {
+		return plan, err
+	}
+	if t.needed() && !quiet {
+		plan = plan.ThenPlan(p.stage(t)).ThenPlan(p.take(t))
+		p.restarted()
+		f = p.f
+	}
 	var hold []string
-	var errs []error
 	for _, pin := range n.pinned() {
-		switch have := f.Facts.Package(pin.Name); {
-		case have.Installed && !debver.Matches(pin.Version, have.Version):
-			errs = append(errs, &problem.Error{
-				Host:  n.Target.Name,
-				Cause: fmt.Errorf("%s is installed in version %s, and version %s is wanted; this release does not change the version of a running node", pin.Name, have.Version, pin.Version),
-				Left:  "the node, running as it was.", Do: fmt.Sprintf("set its version to %q.", debver.Upstream(have.Version)),
-			})
-		case have.Installed && !have.Held:
+		if have := f.Facts.Package(pin.Name); have.Installed && (!have.Held || t.has(pin.Name)) {
 			hold = append(hold, pin.Name)
 		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return plan, err
 	}
 	if len(hold) > 0 && !quiet {
 		plan = plan.Then(do.hold(n, hold))

@@ -325,6 +325,12 @@ func (a *API) Reload(ctx context.Context) error {
 	return err
 }
 
+// Restart asks for a restart of PostgreSQL, and returns when it is over. It is never
+// sent twice.
+func (a *API) Restart(ctx context.Context) error {
+	return a.do(ctx, restartPatience, http.MethodPost, "/restart", map[string]any{}, nil)
+}
+
 // Switchover asks for the leader's role to move to a candidate. Patroni answers
 // when the role has moved, and may have moved it to another member: look at the
 // cluster afterwards, whatever the answer. It is never sent twice.

@@ -258,6 +258,10 @@ type Member struct {
 	Version string         `json:"version"` // of Patroni
 	Tags    map[string]any `json:"tags"`
 	Pause   bool           `json:"pause"`
+	// PendingRestart: it runs with other parameters than the configuration has; which,
+	// from Patroni 3.3 on.
+	PendingRestart bool           `json:"pending_restart"`
+	PendingReason  map[string]any `json:"pending_restart_reason"`
 }
 
 // MemberStatus is Patroni's /status key.

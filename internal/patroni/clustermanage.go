@@ -41,9 +41,9 @@ type ClusterSpec struct {
 type Applied struct {
 	UID       string
 	Authority []byte
-	// Pending are the members that have to be restarted for a changed
-	// parameter, each with the parameters.
-	Pending map[string][]string
+	// Pending are the members that still have to be restarted for a changed
+	// parameter, each with the reason why that was not done.
+	Pending map[string]string
 	// Unverified are the members that could not be asked whether they took
 	// the configuration over.
 	Unverified map[string]error
@@ -150,7 +150,12 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	}
 	fresh := do.Known
 	applied.UID, applied.Authority = fresh.Record.UID, fresh.Authority
-	applied.Pending, applied.Unverified, err = do.verify(ctx, c, s.Wanted)
+	pending, unverified, err := do.verify(ctx, c, s.Wanted)
+	applied.Unverified = unverified
+	if err != nil {
+		return applied, err
+	}
+	applied.Pending, err = m.restartPending(ctx, c, do, pending, len(unverified) > 0)
 	return applied, err
 }
 
@@ -269,6 +274,9 @@ func (p clusterPlanner) config() engine.Plan {
 			title = "change the dynamic configuration: " + strings.Join(append(reload, restart...), ", ")
 		}
 		plan = plan.Then(p.step("cluster.config", title, risk, func(ctx context.Context) error {
+			if err := do.keepParameters(ctx, c, changed); err != nil {
+				return err
+			}
 			return do.reconcile(ctx, c, p.s.Wanted, p.s.Owned)
 		}))
 	}

@@ -2,6 +2,8 @@ package patroni
 
 import (
 	"context"
+	"fmt"
+	"strings"
 )
 
 // ObservedCluster is what Read found.
@@ -47,10 +49,34 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 	if k.Restored != "" {
 		o.Drift = append(o.Drift, "cluster: compare what etcd knows from "+k.Restored+" with the nodes, and let Patroni resume (reload)")
 	}
+	for _, name := range sortedKeys(k.Members) {
+		if why := k.Members[name].waitsFor(owned); why != "" {
+			o.Drift = append(o.Drift, fmt.Sprintf("%s: restart PostgreSQL for %s (restart)", name, why))
+		}
+	}
+	if do.pausedByUs(ctx, c) {
+		o.Drift = append(o.Drift, "cluster: resume it: the run that has paused it was cut off (reload)")
+	}
 	if k.Next != nil {
 		o.Drift = append(o.Drift, "cluster: finish the change of passwords that was begun (reload)")
 	}
 	return o, nil
+}
+
+// waitsFor says for which of our parameters a member waits for a restart, empty if for
+// none: what others have changed (ALTER SYSTEM) is theirs.
+func (m Member) waitsFor(owned []string) string {
+	if !m.PendingRestart {
+		return ""
+	}
+	var names []string
+	for _, path := range owned {
+		name, ok := IsParameter(path)
+		if _, waits := m.PendingReason[name]; ok && (waits || len(m.PendingReason) == 0 && EffectOf(path) == ByRestart) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // Leader is the name of the member that holds the leader's lock, empty if none

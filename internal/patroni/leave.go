@@ -356,6 +356,9 @@ func (d *Doer) keepSlot(ctx context.Context, slot, why string) {
 // putBack makes good what a run that was cut off left changed. It needs the
 // cluster's lock: without it the change may be somebody's who is at work.
 func (d *Doer) putBack(ctx context.Context, c Cluster) error {
+	if err := d.endPause(ctx, c); err != nil {
+		return err
+	}
 	leader, ok := d.Known.Nodes[d.Known.Leader]
 	if !ok {
 		return nil // nobody has the setting in use, or nobody whom we can ask

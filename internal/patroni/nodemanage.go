@@ -104,7 +104,16 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 		}
 		defer made(ctx)
 	}
-	return engine.Run(ctx, plan, m.Observe)
+	if err := engine.Run(ctx, plan, m.Observe); err != nil || !do.pausedByUs(ctx, n.Cluster) {
+		return err
+	}
+	// The leader's Patroni may be up again now.
+	ctx, unlockCluster, err := m.lockCluster(ctx, do, n.Cluster, "resuming "+n.Cluster.Scope)
+	if err != nil {
+		return err
+	}
+	defer unlockCluster()
+	return do.endPause(ctx, n.Cluster)
 }
 
 // planNode looks at a node's host and its cluster, and refuses what cannot be done.
@@ -195,6 +204,9 @@ func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *r
 		return err
 	}
 	p.do.Known.complete(n.Cluster)
+	if err := p.do.endPause(ctx, n.Cluster); err != nil {
+		return err
+	}
 	if p, err = m.planNode(ctx, n, p.do); err != nil {
 		return err
 	}
@@ -206,7 +218,10 @@ func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *r
 	if err != nil {
 		return err
 	}
-	return engine.Run(ctx, plan, m.Observe)
+	if err := engine.Run(ctx, plan, m.Observe); err != nil {
+		return errors.Join(err, p.do.afterFailure(ctx, n))
+	}
+	return nil
 }
 
 // announce notes in etcd that a node is being made, until that is done or this

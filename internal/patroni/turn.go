@@ -21,6 +21,9 @@ type turn struct {
 	// PostgreSQL goes on running.
 	postgres, patroni bool
 	why               []string // "PostgreSQL 17.11 -> 17.12"
+	// settings are the parameters that PostgreSQL is restarted for, if it is not for
+	// another version.
+	settings []string
 	// wantPostgres and wantPatroni are the versions that run afterwards, without
 	// what packagers add.
 	wantPostgres, wantPatroni string
@@ -193,14 +196,22 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 	if len(t.pins) == 0 || p.staged {
 		return engine.Plan{}
 	}
-	return engine.Sequence(p.do.stage(p.n, t.pins))
+	plan := engine.Sequence(p.do.stage(p.n, t.pins))
+	if t.has(p.n.serverPackage()) {
+		plan = plan.Then(p.do.scratch(p.n, t))
+	}
+	return plan
 }
 
 // take is the turn itself.
 func (p *nodePlanner) take(t turn) engine.Plan {
 	n, do := p.n, p.do
 	plan := engine.Sequence(do.gate(n, t))
-	if p.leads() && p.moves(t) {
+	stays := p.leads() && !p.moves(t)
+	switch {
+	case stays:
+		plan = plan.Then(do.pause(n))
+	case p.leads():
 		plan = plan.Then(do.stepDown(n, t))
 	}
 	if p.f.Marker != nil {
@@ -211,7 +222,11 @@ func (p *nodePlanner) take(t turn) engine.Plan {
 	if len(t.pins) > 0 {
 		plan = plan.Then(do.install(n, t.pins))
 	}
-	plan = plan.Then(do.again(n, t, p.moves(t)), do.verifyTurn(n, t))
+	if stays {
+		plan = plan.Then(do.againPaused(n, t), do.verifyTurn(n, t), do.resume(n))
+	} else {
+		plan = plan.Then(do.again(n, t), do.verifyTurn(n, t))
+	}
 	if p.f.Marker != nil {
 		m := *p.f.Marker
 		m.RestartDue = ""
@@ -238,6 +253,6 @@ func (p *nodePlanner) leads() bool {
 }
 
 // moves reports whether a leader has to hand over for the turn. Where PostgreSQL goes
-// on running it need not; but the kernel would take Patroni's end for a failure
-// where a watchdog is in use.
+// on running it need not; but with a watchdog, of which a pause takes the cluster's
+// protection away, it does.
 func (p *nodePlanner) moves(t turn) bool { return t.postgres || p.n.Watchdog.On() }

@@ -134,37 +134,59 @@ func ifErr(yes bool, err error) error {
 	return nil
 }
 
-// again starts what is due. Never a leader's PostgreSQL: if the node has come to lead
-// since, it hands over first.
-func (d *Doer) again(n Node, t turn, moves bool) engine.Step {
+// again starts what is due. Never a leader's: if the node has come to lead since, it
+// hands over first.
+func (d *Doer) again(n Node, t turn) engine.Step {
 	title := "restart Patroni and PostgreSQL (" + t.String() + ")"
 	if !t.postgres {
 		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
 	}
 	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
-		if moves {
-			if kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey()); err != nil {
+		leads, err := d.leadsNow(ctx, n)
+		if err != nil {
+			return err
+		}
+		if leads {
+			if err := d.waitFit(ctx, n, t); err != nil {
 				return err
-			} else if led && kv.Value == n.Name {
-				if err := d.waitFit(ctx, n, t); err != nil {
-					return err
-				}
-				if err := d.giveUpLead(ctx, n, t); err != nil {
-					return err
-				}
+			}
+			if err := d.giveUpLead(ctx, n, t); err != nil {
+				return err
+			}
+			if leads, err = d.leadsNow(ctx, n); err != nil {
+				return err
 			}
 		}
-		if t.postgres {
+		if t.postgres || leads {
 			return remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout)
 		}
-		_, err := d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
+		_, err = d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
 		return err
 	})
 }
 
+// leadsNow reports whether the node holds the leader's lock.
+func (d *Doer) leadsNow(ctx context.Context, n Node) (bool, error) {
+	kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
+	return led && kv.Value == n.Name, err
+}
+
 // isIn reports whether a node runs what the turn is for.
 func (t turn) isIn(st NodeStatus) bool {
+	if len(t.settings) > 0 {
+		return !st.PendingRestart
+	}
 	return postgres.ServerVersion(st.ServerVersion) == t.wantPostgres && st.Patroni.Version == t.wantPatroni
+}
+
+// pendingReason renders what a node waits for a restart for.
+func pendingReason(st NodeStatus) string {
+	var list []string
+	for _, name := range sortedKeys(st.PendingReason) {
+		change, _ := st.PendingReason[name].(map[string]any)
+		list = append(list, fmt.Sprintf("%s: %s -> %s", name, Text(change["old_value"]), Text(change["new_value"])))
+	}
+	return strings.Join(list, ", ")
 }
 
 // verifyTurn waits until the node runs in the wanted versions, follows, and has done
@@ -186,6 +208,12 @@ func (d *Doer) verifyTurn(n Node, t turn) engine.Step {
 		st, err := d.status(ctx, n)
 		if err != nil {
 			return err
+		}
+		if !t.isIn(st) && len(t.settings) > 0 {
+			return &problem.Error{
+				Cause: fmt.Errorf("it was restarted, and still waits for a restart: %s", pendingReason(st)), Left: "the node, running.",
+				Do: "a replica cannot have some parameters lower than its leader, and what was set by ALTER SYSTEM counts over the configuration; see what is named, then apply again.",
+			}
 		}
 		if !t.isIn(st) {
 			return &problem.Error{

@@ -128,7 +128,7 @@ func TestLife(t *testing.T) {
 		changed := with(s.patroni(), "postgresql", object{"parameters": object{"work_mem": "8MB", "max_connections": "150"}})
 		_, _, diags := s.cluster.plan(changed)
 		warned := told(diags, tfprotov6.DiagnosticSeverityWarning)
-		for _, part := range []string{"reloads all nodes of main", "work_mem: (not set) -> 8MB", "pending restart", "max_connections: (not set) -> 150"} {
+		for _, part := range []string{"reloads all nodes of main", "work_mem: (not set) -> 8MB", "restarts PostgreSQL on all nodes of main", "max_connections: (not set) -> 150"} {
 			if !strings.Contains(warned, part) {
 				t.Errorf("the plan does not say %q:\n%s", part, warned)
 			}
@@ -274,8 +274,9 @@ func TestFixedAttributes(t *testing.T) {
 			{s.cluster, with(s.patroni(), "initdb", object{"encoding": "LATIN1"}), "initdb"},
 			{s.nodes[0], with(s.node(0), "name", "other"), "name"},
 			{s.nodes[0], with(s.node(0), "data_directory", "/srv/pg/main"), "data_directory"},
-			{s.nodes[0], with(s.node(0), "versions", object{"postgresql": "17.12", "patroni": fakefleet.PatroniVersion}), "versions.postgresql"},
-			{s.nodes[0], with(s.node(0), "versions", object{"postgresql": fakefleet.PostgresVersion, "patroni": "4.1.5"}), "versions.patroni"},
+			{s.nodes[0], with(s.node(0), "versions", object{"postgresql": "18.1", "patroni": fakefleet.PatroniVersion}), "versions.postgresql"},
+			{s.nodes[0], with(s.node(0), "versions", object{"postgresql": "17.99", "patroni": fakefleet.PatroniVersion}), "versions.postgresql"},
+			{s.nodes[0], with(s.node(0), "versions", object{"postgresql": fakefleet.PostgresVersion, "patroni": "9.9.9"}), "versions.patroni"},
 		} {
 			_, _, diags := c.r.plan(c.config)
 			got := errorsIn(diags)

@@ -2,7 +2,6 @@ package patronicluster
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -52,8 +51,8 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 		return false
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Pending)) {
-		diags.AddWarning("PostgreSQL on "+member+" has to be restarted",
-			fmt.Sprintf("It takes these parameters over only when it starts: %s.\nWhat to do: patronictl -c "+patroni.ConfigPath+" restart %s %s", strings.Join(a.Pending[member], ", "), scope, member))
+		diags.AddWarning("PostgreSQL on "+member+" has to be restarted for the changed configuration",
+			a.Pending[member]+"\nWhat to do: apply again when it may be restarted. Until then it runs with what it was started with.")
 	}
 	for _, member := range slices.Sorted(maps.Keys(a.Unverified)) {
 		diags.AddWarning("It could not be verified that "+member+" took the configuration over", r.S.Redact.Apply(a.Unverified[member].Error()))

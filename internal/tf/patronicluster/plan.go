@@ -231,13 +231,32 @@ func effects(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 		diags.AddWarning("Applying this reloads all nodes of "+scope, "Taken over by a reload, without a restart:\n  "+strings.Join(reload, "\n  "))
 	}
 	if len(restart) > 0 {
-		diags.AddWarning("Applying this leaves all nodes of "+scope+" with a pending restart",
-			"PostgreSQL takes these over only when it starts:\n  "+strings.Join(restart, "\n  ")+
-				"\nThis release sets them and does not restart PostgreSQL: restart the members one at a time afterwards (patronictl -c "+patroni.ConfigPath+" restart "+scope+" MEMBER), the leader last, or after a switchover.")
+		order := "the replicas first, the leader last and only after a switchover to one of them."
+		if name := lowers(old, wanted, changed); name != "" {
+			order = fmt.Sprintf("the leader first, where it is, since replicas cannot have %s lower than their leader: writes wait for its restart.", name)
+		}
+		diags.AddWarning("Applying this restarts PostgreSQL on all nodes of "+scope,
+			"It takes these over only when it starts:\n  "+strings.Join(restart, "\n  ")+
+				"\nThe nodes are restarted one at a time, as rollout says: "+order+" If the first replica does not start with them, the configuration is put back.")
 	}
 	if v, ok := wanted["pause"]; ok && v == true && old["pause"] != true {
 		diags.AddWarning("Applying this pauses "+scope, "While a cluster is paused, nothing fails over and a crashed PostgreSQL stays down.")
 	}
+}
+
+// lowers names a parameter that becomes lower and that replicas must not have lower
+// than their leader.
+func lowers(old, wanted patroni.Settings, changed []string) string {
+	for _, at := range changed {
+		name, ok := patroni.IsParameter(at)
+		from, known1 := patroni.Int(old[at])
+		to, known2 := patroni.Int(wanted[at])
+		_, stays := wanted[at]
+		if ok && patroni.StandbyFirst(name) && known1 && (!stays || known2 && to < from) {
+			return name
+		}
+	}
+	return ""
 }
 
 func planDestroy(before model, diags *diag.Diagnostics) {

@@ -37,7 +37,7 @@ type windowModel struct {
 func rolloutAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "How changes that take a node out of service (other versions) go over the cluster: one node at a time, the leader last and only after a switchover to a replica. " +
+		MarkdownDescription: "How changes that take a node out of service (other versions, parameters that need a restart) go over the cluster: one node at a time, the leader last and only after a switchover to a replica. " +
 			"Before each turn all other members have to be well, and the first turn that fails ends the roll; the next apply goes on with it. Changing this restarts nothing.",
 		Attributes: map[string]schema.Attribute{
 			"max_lag": schema.StringAttribute{

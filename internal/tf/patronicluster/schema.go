@@ -145,7 +145,7 @@ func (r *clusterResource) Schema(ctx context.Context, _ resource.SchemaRequest, 
 					"parameters": schema.MapAttribute{
 						ElementType: types.StringType, Optional: true,
 						MarkdownDescription: "Parameters of `postgresql.conf`, as text (`\"200\"`, `\"64MB\"`, `\"on\"`). Names and values are checked against PostgreSQL's own ranges and Patroni's rules when planning; parameters that Patroni sets itself are refused. " +
-							"Most are taken over by a reload. The plan names those that need a restart: this release writes them, warns that they are pending, and does not restart. A parameter that is taken out goes back to its default.",
+							"Most are taken over by a reload. The plan names those that need a restart: the nodes are restarted for them, one at a time, as `rollout` says. A parameter that is taken out goes back to its default.",
 					},
 					"pg_hba": schema.ListAttribute{
 						ElementType: types.StringType, Optional: true,

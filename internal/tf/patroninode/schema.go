@@ -48,10 +48,10 @@ func (r *nodeResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators: []validator.String{validate.Address()},
 			},
 			"versions": schema.SingleNestedAttribute{
-				Required: true, MarkdownDescription: "Exact versions, such as `17.11` (the newest package of that version) or `17.11-0+deb13u1` (that package). They are installed exactly, and held. This release does not change the versions of an existing node.",
+				Required: true, MarkdownDescription: "Exact versions, such as `17.11` (the newest package of that version) or `17.11-0+deb13u1` (that package). They are installed exactly, held, and verified as running. Changing them brings the node to another minor version of PostgreSQL, or version of Patroni, or back, when its turn comes: see `rollout` of the `pgha_patroni_cluster`, and the guide \"Upgrading\".",
 				Attributes: map[string]schema.Attribute{
-					"postgresql": schema.StringAttribute{Required: true, MarkdownDescription: "Version of PostgreSQL. All nodes of a cluster have the same major version.", Validators: []validator.String{validate.Pin()}},
-					"patroni":    schema.StringAttribute{Required: true, MarkdownDescription: "Version of Patroni.", Validators: []validator.String{validate.Pin()}},
+					"postgresql": schema.StringAttribute{Required: true, MarkdownDescription: "Version of PostgreSQL. All nodes of a cluster have the same major version, which is not changed in place. Another minor version restarts PostgreSQL; a leader hands over first.", Validators: []validator.String{validate.Pin()}},
+					"patroni":    schema.StringAttribute{Required: true, MarkdownDescription: "Version of Patroni. Another one restarts Patroni, while PostgreSQL goes on running: the leader's in a pause of the cluster, or with a `watchdog` after a switchover.", Validators: []validator.String{validate.Pin()}},
 				},
 			},
 			"data_directory": schema.StringAttribute{

@@ -74,6 +74,9 @@ func (n *Node) answer(req *http.Request, body []byte, from *fakehost.Process) (a
 		if ok && allowed && req.Method == http.MethodPost && req.URL.Path == "/switchover" {
 			a, ok = n.switchover(body)
 		}
+		if ok && allowed && req.Method == http.MethodPost && req.URL.Path == "/restart" {
+			a, ok = n.restart()
+		}
 		return nil
 	})
 	return a, ok && err == nil
@@ -114,8 +117,8 @@ func (n *Node) quick(req *http.Request, body []byte) answer {
 	case "POST /reload":
 		n.Reload(n.unit)
 		return plain(http.StatusAccepted, "reload scheduled")
-	case "POST /switchover":
-		return answer{} // takes its time, see switchover
+	case "POST /switchover", "POST /restart":
+		return answer{} // they take their time
 	}
 	n.sim.world.TB.Errorf("Patroni's %s %s is not modelled", req.Method, req.URL.Path)
 	return plain(http.StatusNotImplemented, "not modelled")

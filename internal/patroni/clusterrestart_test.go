@@ -1,0 +1,52 @@
+package patroni
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What changed parameters were is kept as a patch: with null for what was not set, and
+// without what a reload takes back.
+func TestUndo(t *testing.T) {
+	live := Document{"ttl": 30, "postgresql": map[string]any{"parameters": map[string]any{"max_connections": "100", "work_mem": "4MB"}}}
+	back := undo(live, []string{"ttl", Parameter("max_connections"), Parameter("shared_buffers"), Parameter("work_mem")})
+	want := Document{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": "100", "shared_buffers": nil}}}
+	if d := cmp.Diff(want, back); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if back := undo(live, []string{"ttl", Parameter("work_mem")}); back != nil {
+		t.Errorf("a reload is taken back with %v", back)
+	}
+}
+
+// Replicas are restarted before the leader, unless what is lowered needs the leader's
+// restart first.
+func TestTurnsForParameters(t *testing.T) {
+	pending := map[string][]string{"pg1": {"max_connections"}, "pg2": {"max_connections"}, "pg3": {"max_connections"}}
+	if order := turns(pending, seen(), false); !slices.Equal(order, []string{"pg3", "pg2", "pg1"}) {
+		t.Errorf("raised: %v", order)
+	}
+	if order := turns(pending, seen(), true); !slices.Equal(order, []string{"pg1", "pg3", "pg2"}) {
+		t.Errorf("lowered: %v", order)
+	}
+}
+
+// A restart that somebody else's change waits for is no drift of ours.
+func TestWaitsFor(t *testing.T) {
+	owned := []string{"ttl", Parameter("max_connections"), Parameter("work_mem"), Parameter("shared_buffers")}
+	for name, c := range map[string]struct {
+		m    Member
+		want string
+	}{
+		"nothing":                {Member{}, ""},
+		"ours":                   {Member{PendingRestart: true, PendingReason: map[string]any{"max_connections": nil, "wal_level": nil}}, "max_connections"},
+		"somebody else's":        {Member{PendingRestart: true, PendingReason: map[string]any{"wal_level": nil}}, ""},
+		"an old one, some of it": {Member{PendingRestart: true}, "max_connections, shared_buffers"},
+	} {
+		if have := c.m.waitsFor(owned); have != c.want {
+			t.Errorf("%s: %q, and not %q", name, have, c.want)
+		}
+	}
+}
