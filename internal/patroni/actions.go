@@ -50,6 +50,9 @@ func (m *Manager) alone(ctx context.Context, c Cluster, what string) (context.Co
 	if err == nil && do.Known.Restored != "" {
 		err = uncompared(Node{Cluster: c}, do.Known.Restored)
 	}
+	if err == nil {
+		err = do.endPause(ctx, c)
+	}
 	if err != nil {
 		release()
 		return fail(err)

@@ -100,6 +100,9 @@ func (m *Manager) PlanUpgrade(ctx context.Context, c Cluster, want func(node str
 			m.Log.WarnContext(ctx, "no member says who is in the cluster", "scope", c.Scope, "error", err)
 		}
 	}
+	if view.Pause && do.pausedByUs(ctx, c) {
+		view.Pause = false // what a run that was cut off has left; the apply ends it
+	}
 	p := planUpgrade(c, do, view, nodes, m.Now())
 	for i, text := range p.Problems {
 		p.Problems[i] = m.Redact.Apply(text)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost/simpatroni"
 )
 
 // The leader's role moves to whom it is asked for, once; or nothing is asked for, and
@@ -61,7 +62,30 @@ func TestSwitchoverAction(t *testing.T) {
 			}
 		}
 		refused("pg9", `no node "pg9"`, "pg1, pg2, pg3")
-		s.must(s.cluster.apply(changed(s.patroni(), "deletion_protection", true)))
+		// An answer that is lost is no reason to ask again, and who leads is looked up.
+		asked := 0
+		outcome := func(o simpatroni.Outcome) {
+			s.f.Do(func() {
+				s.f.Patroni.Switchover = func(string, string) simpatroni.Outcome { asked++; return o }
+			})
+		}
+		outcome(simpatroni.Outcome{Refuse: "no good candidates have been found"})
+		refused("", "no good candidates have been found")
+		others = slices.DeleteFunc([]string{"pg1", "pg2", "pg3"}, func(n string) bool { return n == before })
+		outcome(simpatroni.Outcome{Silent: true})
+		if _, failed := s.core.invoke("pgha_switchover", config(others[0])); failed != "" || s.f.Primary() != others[0] {
+			t.Errorf("%s leads: %s", s.f.Primary(), failed)
+		}
+		s.f.Settle()
+		outcome(simpatroni.Outcome{To: before})
+		if _, failed := s.core.invoke("pgha_switchover", config(others[1])); !strings.Contains(failed, before+" leads now, and "+others[1]+" was to") || s.f.Primary() != before {
+			t.Errorf("%s leads: %s", s.f.Primary(), failed)
+		}
+		if asked != 3 || promotions()-was != 2 {
+			t.Errorf("asked %d times, %d promotions", asked, promotions()-was)
+		}
+		s.f.Settle()
+		was = promotions()
 		away := s.f.Machines()[0]
 		if away.Name == before {
 			away = s.f.Machines()[1]
