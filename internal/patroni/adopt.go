@@ -230,45 +230,51 @@ type FoundNode struct {
 // Find reads back what a node is: what an apply would have to be told to change
 // nothing. It changes nothing.
 func (m *Manager) Find(ctx context.Context, c Cluster, k Known, name string, at etcd.Member) (Node, error) {
+	n, _, err := m.find(ctx, c, k, name, at)
+	return n, err
+}
+
+// find is Find, with the configuration file that the node has.
+func (m *Manager) find(ctx context.Context, c Cluster, k Known, name string, at etcd.Member) (Node, *ForeignConfig, error) {
 	n := Node{Cluster: c, Name: name, Address: at.Address, Target: at.Target}
 	h := m.Fleet.Host(at.Target)
 	var p remote.Probe
 	p.Content(MarkerPath).Secret(ConfigPath).Unit(Unit).Package(patroniPackage).List("/usr/lib/postgresql")
 	f, err := p.Run(ctx, h)
 	if err != nil {
-		return n, err
+		return n, nil, err
 	}
 	refuse := func(cause, do string) error {
 		return &problem.Error{Host: at.Target.Name, Step: "look at the node", Cause: errors.New(cause), Do: do}
 	}
 	if f.Path(ConfigPath).Type != remote.Regular || !f.Unit(Unit).Running() {
-		return n, refuse(fmt.Sprintf("%s is not there, or %s does not run", ConfigPath, Unit), "start the node. Instances of patroni@.service cannot be imported in this release.")
+		return n, nil, refuse(fmt.Sprintf("%s is not there, or %s does not run", ConfigPath, Unit), "start the node. Instances of patroni@.service cannot be imported in this release.")
 	}
 	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: k, Redact: m.Redact}
 	foreign, err := do.remember(n, f.Path(ConfigPath).Content)
 	if err != nil {
-		return n, err
+		return n, nil, err
 	}
 	if !foreign.is(n) {
-		return n, refuse(fmt.Sprintf("this host runs the node %q of %s%s, not %q of %s%s", foreign.file.Name, foreign.file.Namespace, foreign.file.Scope, name, c.Namespace, c.Scope),
+		return n, nil, refuse(fmt.Sprintf("this host runs the node %q of %s%s, not %q of %s%s", foreign.file.Name, foreign.file.Namespace, foreign.file.Scope, name, c.Namespace, c.Scope),
 			"name the node in the id as its configuration file does.")
 	}
 	if err := foreign.unsupported(); err != nil && c.Adopted() {
-		return n, refuse(err.Error(), "leave the node as it is; this release cannot manage it.")
+		return n, nil, refuse(err.Error(), "leave the node as it is; this release cannot manage it.")
 	}
 	if a := foreign.address(); a != at.Address {
-		return n, refuse(fmt.Sprintf("clients reach it at %s, and the id says %s", a, at.Address), fmt.Sprintf("write %s=%s?ssh=%s in the id.", name, a, at.Target.Address))
+		return n, nil, refuse(fmt.Sprintf("clients reach it at %s, and the id says %s", a, at.Address), fmt.Sprintf("write %s=%s?ssh=%s in the id.", name, a, at.Target.Address))
 	}
 	api, err := do.api(ctx, n)
 	if err != nil {
-		return n, err
+		return n, nil, err
 	}
 	st, err := api.Status(ctx)
 	if err != nil {
-		return n, err
+		return n, nil, err
 	}
 	if st.SystemID != k.Initialize {
-		return n, refuse(fmt.Sprintf("the node's database has the system identifier %s, and the cluster's has %s", st.SystemID, k.Initialize), "find out whose data it is before anything else.")
+		return n, nil, refuse(fmt.Sprintf("the node's database has the system identifier %s, and the cluster's has %s", st.SystemID, k.Initialize), "find out whose data it is before anything else.")
 	}
 	n.DataDir, n.Tags = foreign.file.PostgreSQL.DataDir, foreign.tags()
 	if !c.Adopted() {
@@ -276,7 +282,7 @@ func (m *Manager) Find(ctx context.Context, c Cluster, k Known, name string, at 
 	}
 	n.Postgres = fmt.Sprintf("%d.%d", st.ServerVersion/10000, st.ServerVersion%10000)
 	n.Patroni = debver.Upstream(f.Package(patroniPackage).Version)
-	return n, nil
+	return n, foreign, nil
 }
 
 // adopted is the plan for a node of a cluster that somebody else made. The

@@ -129,16 +129,26 @@ func (d *Doer) reinitialise(n Node, why string) engine.Step {
 			return err
 		}
 		if still != "" {
-			err := a.do(ctx, quick, http.MethodPost, "/reinitialize", map[string]any{"force": true}, nil)
-			if err != nil && !errors.Is(err, ErrUnknown) {
-				return err
-			}
-			if err := d.waitCloning(ctx, n, st); err != nil {
+			if err := d.cloneAgain(ctx, n, st); err != nil {
 				return err
 			}
 		}
 		return d.waitMember(ctx, n, since, nil)
 	})
+}
+
+// cloneAgain asks for the clone once, and returns when it has begun. Before is what
+// the node said of itself.
+func (d *Doer) cloneAgain(ctx context.Context, n Node, before NodeStatus) error {
+	a, err := d.api(ctx, n)
+	if err != nil {
+		return err
+	}
+	err = a.do(ctx, quick, http.MethodPost, "/reinitialize", map[string]any{"force": true}, nil)
+	if err != nil && !errors.Is(err, ErrUnknown) {
+		return err
+	}
+	return d.waitCloning(ctx, n, before)
 }
 
 // waitCloning waits until a node does something else than before.
@@ -150,7 +160,8 @@ func (d *Doer) waitCloning(ctx context.Context, n Node, before NodeStatus) error
 		if err != nil {
 			return false, "its Patroni does not answer", nil
 		}
-		return st.State != before.State || st.ReplicationState != before.ReplicationState, "PostgreSQL is " + st.State, nil
+		// A small database may have been cloned since it was asked last.
+		return st.State != before.State || st.ReplicationState != before.ReplicationState || st.PostmasterStart != before.PostmasterStart, "PostgreSQL is " + st.State, nil
 	})
 	if err != nil && ctx.Err() == nil {
 		return &problem.Error{

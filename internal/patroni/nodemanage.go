@@ -282,17 +282,26 @@ func (m *Manager) PreviewNode(ctx context.Context, n Node, planned *Rollout) (en
 	if err != nil {
 		return engine.Plan{}, err
 	}
-	if err := n.Cluster.Require(do.Known); err != nil {
-		return engine.Plan{}, err
-	}
 	if planned != nil && do.Known.Record != nil {
 		r := *do.Known.Record
 		r.Rollout = planned
 		do.Known.Record = &r
 	}
-	f, err := ProbeNode(ctx, m.Fleet.Host(n.Target), n)
+	p, err := m.previewer(ctx, n, do)
 	if err != nil {
 		return engine.Plan{}, err
+	}
+	return p.plan()
+}
+
+// previewer looks at a node's host and its cluster, and changes nothing.
+func (m *Manager) previewer(ctx context.Context, n Node, do *Doer) (*nodePlanner, error) {
+	if err := n.Cluster.Require(do.Known); err != nil {
+		return nil, err
+	}
+	f, err := ProbeNode(ctx, m.Fleet.Host(n.Target), n)
+	if err != nil {
+		return nil, err
 	}
 	n = n.withLogin(do.Known)
 	n.NamedIPv6 = f.namedIPv6(n)
@@ -305,13 +314,13 @@ func (m *Manager) PreviewNode(ctx context.Context, n Node, planned *Rollout) (en
 		}
 	}
 	if err := do.checkEtcd(ctx, n); err != nil {
-		return engine.Plan{}, &Refusal{duePatroni, err}
+		return nil, &Refusal{duePatroni, err}
 	}
 	if do.Known.Next != nil {
 		// The cluster's turn comes first, and then these are in force.
 		do.Known.Secrets, do.Known.Next = do.Known.Next, nil
 	}
-	return NodePlan(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
+	return newNodePlanner(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
 }
 
 // lookup asks the repositories for what the host's package lists do not have: an

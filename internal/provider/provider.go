@@ -30,8 +30,10 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdstatus"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/functions"
 	hostresource "github.com/pgha/terraform-provider-pgha/internal/tf/host"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/patroniactions"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patronicluster"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patroninode"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/upgradeplan"
 )
 
 // New returns the provider. Override, if not nil, replaces parts of the
@@ -60,7 +62,7 @@ func (p *pgha) Resources(context.Context) []func() resource.Resource {
 }
 
 func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
-	return []func() datasource.DataSource{clusterdata.New, etcdstatus.New, hostresource.NewFacts}
+	return []func() datasource.DataSource{clusterdata.New, etcdstatus.New, hostresource.NewFacts, upgradeplan.New}
 }
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {
@@ -68,7 +70,7 @@ func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralR
 }
 
 func (p *pgha) Actions(context.Context) []func() action.Action {
-	return []func() action.Action{etcddefragment.New}
+	return []func() action.Action{etcddefragment.New, patroniactions.NewReinitialize, patroniactions.NewRestart, patroniactions.NewSwitchover}
 }
 
 func (p *pgha) Functions(context.Context) []func() function.Function {

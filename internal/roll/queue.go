@@ -118,8 +118,8 @@ func (o *Comer) Enter(ctx context.Context, id string, rank func(context.Context)
 }
 
 // Enter waits for a turn on the cluster key. Rank is asked anew before each
-// turn, with the context of whoever gives it; the lowest goes first. Leave
-// gives the turn on.
+// turn, with the context of whoever gives it; the lowest goes first, and of equals
+// the one whose id comes first, so that a plan can say who. Leave gives the turn on.
 func (q *Queues) Enter(ctx context.Context, key, id string, rank func(context.Context) int) (leave func(), err error) {
 	return q.enter(ctx, key, id, rank, func() {})
 }
@@ -200,7 +200,7 @@ func (q *Queues) next(ctx context.Context, key string, c *queue) {
 		if len(candidates) > 1 {
 			bestRank = candidates[0].rank(ctx)
 			for _, e := range candidates[1:] {
-				if r := e.rank(ctx); r < bestRank {
+				if r := e.rank(ctx); r < bestRank || r == bestRank && e.id < best.id {
 					best, bestRank = e, r
 				}
 			}

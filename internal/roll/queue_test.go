@@ -146,3 +146,35 @@ func TestQueueHalt(t *testing.T) {
 		t.Errorf("another cluster is halted for %v", err)
 	}
 }
+
+// Of equals, the first one by its id has the first turn, in whatever order they come.
+func TestQueueEquals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queues
+		var mu sync.Mutex
+		var order []string
+		var wg sync.WaitGroup
+		for _, id := range []string{"c", "a", "leader", "b"} {
+			wg.Go(func() {
+				rank := 0
+				if id == "leader" {
+					rank = 1
+				}
+				leave, err := q.Enter(t.Context(), "main", id, func(context.Context) int { return rank })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				order = append(order, id)
+				mu.Unlock()
+				leave()
+			})
+			synctest.Wait() // it has entered before the next one comes
+		}
+		wg.Wait()
+		if want := []string{"a", "b", "c", "leader"}; !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
+		}
+	})
+}

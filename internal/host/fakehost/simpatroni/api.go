@@ -112,6 +112,8 @@ func (n *Node) quick(req *http.Request, body []byte) answer {
 		return plain(http.StatusBadGateway, "")
 	case "PATCH /config":
 		return n.patch(body)
+	case "POST /reinitialize":
+		return n.reinitialize()
 	case "POST /reload":
 		n.Reload(n.unit)
 		return plain(http.StatusAccepted, "reload scheduled")

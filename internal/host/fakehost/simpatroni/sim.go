@@ -34,6 +34,8 @@ type Sim struct {
 	Lost []string
 	// Promotions are the nodes that were promoted, in order.
 	Promotions []string
+	// Reinitialized are the nodes that were told to throw their data away, in order.
+	Reinitialized []string
 
 	// BootstrapFails, if not empty, is what PostgreSQL logs as it fails to
 	// start in a bootstrap.
