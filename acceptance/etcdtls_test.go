@@ -52,7 +52,6 @@ func TestEtcdTLSOn(t *testing.T) {
 	s.importBlocks()
 	has(t, s.Plan(ctx), "8 to import, 0 to add, 0 to change, 0 to destroy")
 	s.Apply(ctx)
-	s.NoChanges(ctx)
 
 	s.sql(s.leader("pg1"), "create role app superuser login password 'app-password'")
 	cfg := writer.Config{User: "app", Password: "app-password"}

@@ -254,7 +254,7 @@ func (s session) comesWithTLS(described bool) bool {
 	case schemeHTTP:
 		return false
 	case schemeHTTPS:
-		return len(s.certificate) > 0
+		return true
 	}
 	return described
 }

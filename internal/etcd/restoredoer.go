@@ -186,6 +186,12 @@ func (p *restorePlanner) markRestoring(name string) engine.Step {
 	return p.do.step(p.s, name, "etcd.restore.mark", "note that the member begins anew", engine.Safe, func(ctx context.Context) error {
 		m := m
 		m.Restoring = p.file
+		if p.s.TLS && p.ownScheme(name) == schemeHTTP {
+			// Nobody comes with http to what is made anew.
+			if err := remote.WriteFile(ctx, p.do.host(p.s, name), p.s.schemeFile(schemeHTTPS)); err != nil {
+				return err
+			}
+		}
 		return remote.WriteFile(ctx, p.do.host(p.s, name), m.file())
 	})
 }
@@ -194,6 +200,9 @@ func (p *restorePlanner) markRestoring(name string) engine.Step {
 func (p *restorePlanner) markRestored(name string) engine.Step {
 	m := p.marker(name, true)
 	m.UID, m.Restored = p.next, p.s.Restore.key()
+	if m.TLS != "" {
+		m.TLS = stageNames[tlsClosed]
+	}
 	m.RestartDue = p.s.Auth // back to etcd's own tokens
 	return p.do.step(p.s, name, "etcd.restore.done", "note that the cluster was restored", engine.Safe, func(ctx context.Context) error {
 		return remote.WriteFile(ctx, p.do.host(p.s, name), m.file())
