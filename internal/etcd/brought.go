@@ -308,6 +308,16 @@ func (d *Doer) checkFiles(ctx context.Context, s Spec, name string) error {
 	return filesWrong(name, faults, "the member, as it is: it was neither started nor restarted.")
 }
 
+// filesWrong is what is wrong with files by what is on the hosts alone. It is asked for
+// first: members whose certificates are over keep whoever asks them waiting.
+func (m *Manager) filesWrong(s Spec, f Facts) error {
+	if _, err := ownership(s, f, ""); err != nil || s.Files == nil {
+		return nil // the plan says so
+	}
+	p := planner{s: s, f: f, now: m.Now()}
+	return p.checkFiles()
+}
+
 // CheckFiles says what is wrong with the files on the hosts of a cluster that is to be
 // made, as far as its hosts can be asked now.
 func (m *Manager) CheckFiles(ctx context.Context, s Spec) error {

@@ -75,6 +75,9 @@ func (m *Manager) Apply(ctx context.Context, s Spec) (uid string, err error) {
 			return "", err
 		}
 	}
+	if err := m.filesWrong(s, f); err != nil {
+		return "", err
+	}
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)
@@ -238,6 +241,9 @@ func (m *Manager) Preview(ctx context.Context, s Spec, uid string) (engine.Plan,
 	if err := m.recognise(ctx, s, f); err != nil {
 		return engine.Plan{}, err
 	}
+	if err := m.filesWrong(s, f); err != nil {
+		return engine.Plan{}, err
+	}
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)
@@ -282,6 +288,10 @@ func (m *Manager) Observed(ctx context.Context, s Spec) (Observed, error) {
 	}
 	o.Warnings = f.authorityEnds(s, m.Now())
 	o.Overdue = s.endingFiles(f, m.Now())
+	if err := m.filesWrong(s, f); err != nil {
+		o.Drift = strings.Split(err.Error(), "\n") // a line each
+		return o, nil
+	}
 	m.Doer.votes(s, f)
 	m.space(ctx, s, &f)
 	m.tryAsk(ctx, s, &f)

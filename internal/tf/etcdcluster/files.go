@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
-	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/pki"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/validate"
@@ -213,7 +212,7 @@ func checkKind(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 
 // lookTimeout bounds what the plan of a new cluster waits for hosts that may not be
 // there yet.
-const lookTimeout = 10 * time.Second
+const lookTimeout = 8 * time.Second
 
 // checkFilesThere refuses files that are wrong on the hosts of a cluster that is to be
 // made, as far as these can be asked; the apply asks all of them.
@@ -227,7 +226,7 @@ func (r *etcdResource) checkFilesThere(ctx context.Context, s etcd.Spec, diags *
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if err := r.S.EtcdReader("pgha_etcd_cluster "+s.Name).CheckFiles(ctx, s); err != nil && !host.Unreachable(err) && ctx.Err() == nil {
+	if err := r.S.EtcdReader("pgha_etcd_cluster "+s.Name).CheckFiles(ctx, s); err != nil {
 		diags.AddAttributeError(filesPath, "etcd cluster "+s.Name+" cannot run with these files", r.S.Redact.Apply(problem.Details(err)))
 	}
 }
