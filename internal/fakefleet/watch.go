@@ -109,8 +109,11 @@ func (w *Watch) patroni(verb string, u *fakehost.Unit) {
 func (w *Watch) turn(m *fakehost.Machine, what string) {
 	for _, st := range w.f.Etcd.Stores() {
 		for _, k := range st.Keys("/pgha/patroni/service/") {
-			if holder, _ := st.Get(k); strings.HasSuffix(k, "/lock") && strings.HasPrefix(holder, "the turn of node "+m.Name+",") {
-				return
+			holder, _ := st.Get(k)
+			for _, turn := range []string{"the turn of node " + m.Name + ",", "the restart of node ", "restarting Patroni on " + m.Name + ","} {
+				if strings.HasSuffix(k, "/lock") && strings.HasPrefix(holder, turn) {
+					return
+				}
 			}
 		}
 	}

@@ -42,6 +42,7 @@ func (m *Manager) alone(ctx context.Context, c Cluster, what string) (context.Co
 		leave()
 		return fail(err)
 	}
+	do.locked = true
 	release := func() { unlock(); leave() }
 	if do.Known, err = c.Load(ctx, do.KV); err == nil {
 		do.Known.complete(c)
@@ -176,7 +177,7 @@ func (d *Doer) chosen(c Cluster, view ClusterView, to string) (Node, string, err
 	if err != nil {
 		return n, "", err
 	}
-	if err := unfitting(d.Known.fit(n, view), left); err != nil {
+	if err := unfitting(d.Known.fit(n, view, turn{postgres: true}), left); err != nil {
 		return n, "", err
 	}
 	if leader.State != "running" {

@@ -22,7 +22,7 @@ type fitness struct {
 
 // fit looks whether all others are well, so that the cluster can do without the node
 // for a moment. It is pure.
-func (k Known) fit(n Node, view ClusterView) fitness {
+func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 	r := k.rollout()
 	if view.Pause {
 		return fitness{never: &problem.Error{
@@ -57,7 +57,8 @@ func (k Known) fit(n Node, view ClusterView) fitness {
 			candidates++
 		}
 	}
-	if candidates == 0 && !r.AllowDowntime {
+	// Where PostgreSQL goes on running on the only node, nobody misses it.
+	if candidates == 0 && !r.AllowDowntime && (t.postgres || len(view.Members) > 1) {
 		return fitness{never: &problem.Error{
 			Cause: fmt.Errorf("while %s is restarted no other replica of %s could take over", n.Name, n.Cluster.Scope),
 			Left:  "the node, running as it was.", Do: "add a node, or allow it: rollout = { allow_downtime = true } in the pgha_patroni_cluster.",
@@ -127,7 +128,7 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 		if err := d.strict(n, view); err != nil {
 			return false, "", wait.Never(err)
 		}
-		f := d.Known.fit(n, view)
+		f := d.Known.fit(n, view, t)
 		if f.never != nil {
 			return false, "", wait.Never(f.never)
 		}

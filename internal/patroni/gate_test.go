@@ -63,7 +63,7 @@ func TestFit(t *testing.T) {
 			if c.view != nil {
 				c.view(&v)
 			}
-			f := k.fit(Node{Name: c.node, Cluster: Cluster{Scope: "main"}}, v)
+			f := k.fit(Node{Name: c.node, Cluster: Cluster{Scope: "main"}}, v, turn{postgres: true})
 			if !strings.Contains(f.waits, c.waits) || (f.waits == "") != (c.waits == "") {
 				t.Errorf("it waits for %q, and not for %q", f.waits, c.waits)
 			}
@@ -139,6 +139,17 @@ func TestCrossing(t *testing.T) {
 	}{{"4.0.7-3~deb13u1", "4.1.5-2", true}, {"4.1.5-2", "4.0.7-3~deb13u1", true}, {"3.0.2-1", "4.0.7-3", false}, {"3.0.2-1", "3.3.1-1", true}, {"3.3.1-1", "4.0.7-3", true}, {"4.0.7-3", "3.3.1-1", false}} {
 		if err := crossing("Patroni", c.from, c.to); (err == nil) != c.ok {
 			t.Errorf("from %s to %s: %v", debver.Upstream(c.from), debver.Upstream(c.to), err)
+		}
+	}
+}
+
+// Where PostgreSQL goes on running on the only node, nobody has to take over.
+func TestFitAlone(t *testing.T) {
+	k := Known{Nodes: map[string]NodeRecord{"pg1": {}}, Record: &Record{}}
+	v := ClusterView{Members: seen().Members[:1]}
+	for _, restarts := range []bool{true, false} {
+		if f := k.fit(Node{Name: "pg1"}, v, turn{postgres: restarts, patroni: true}); (f.never == nil) == restarts || f.waits != "" {
+			t.Errorf("PostgreSQL restarts: %t; %v, %q", restarts, f.never, f.waits)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
 		select {
 		case said = <-answer:
 			var refused *StatusError
-			if errors.As(said, &refused) && refused.Code == 412 {
+			if leads, err := d.leadsNow(ctx, n); errors.As(said, &refused) && refused.Code == 412 && (err != nil || leads) {
 				return false, "", wait.Never(&problem.Error{
 					Cause: fmt.Errorf("Patroni refuses to switch over from %s to %s: %s", n.Name, candidate, refused.Text),
 					Left:  "the leader, as it was.", Do: "make the candidate fit, then apply again.",

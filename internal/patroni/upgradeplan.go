@@ -213,7 +213,7 @@ func planUpgrade(c Cluster, do *Doer, view ClusterView, nodes []upgrading, now t
 	for i, u := range turns {
 		t := UpgradeTurn{Order: i + 1, Node: u.n.Name, Host: u.n.Target.Name, Leads: u.n.Name == k.Leader, Reason: u.turn.String()}
 		if len(view.Members) > 0 {
-			f := k.fit(u.n, view)
+			f := k.fit(u.n, view, u.turn)
 			p.refuse(f.never, do.strict(u.n, view))
 			if f.waits != "" {
 				waits[f.waits] = append(waits[f.waits], u.n.Name)

@@ -17,6 +17,7 @@ func (s *Sim) handle() {
 	s.world.Handle("postgres.settings", false, s.settings)
 	s.world.Handle("postgres.slots", false, s.slotNames)
 	s.world.Handle("patroni.again", true, s.again)
+	s.world.Handle("postgres.scratch", false, func(*fakehost.Op) error { return nil }) // all libraries fit
 	s.world.Handle("patroni.files", false, s.files)
 	s.world.Handle("patroni.watchdog.look", false, s.lookWatchdog)
 	s.world.Handle("patroni.watchdog", true, s.watchdog)
