@@ -67,17 +67,6 @@ func (u *upgrading) check(t *testing.T, version string) {
 	u.NoChanges(t.Context())
 }
 
-// cut kills an apply in the middle of a step, with the CLI, as if the machine died.
-func (u *upgrading) cut(step string) {
-	u.t.Helper()
-	r := u.begin(u.t.Context(), "apply")
-	r.await(u.t, step)
-	r.kill(syscall.SIGKILL)
-	if code, text := r.end(); code == 0 {
-		u.t.Errorf("killed in %s, the apply went through:\n%s", step, text)
-	}
-}
-
 func newUpgrading(t *testing.T, o labhost.Options, base settings) *upgrading {
 	t.Helper()
 	all := []string{"pg1", "pg2", "pg3"}
