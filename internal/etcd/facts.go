@@ -137,7 +137,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 		p.Path(file.Path)
 	}
 	s.probeSnapshots(&p)
-	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
+	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousDir).Path(previousPath)
 	if s.ownTLS() {
 		for _, a := range s.authorities() {
 			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")
