@@ -213,7 +213,7 @@ func TestEtcdBroughtCertificates(t *testing.T) {
 	t.Run("another authority is trusted, too", func(t *testing.T) {
 		u.trusted(first, second)
 		has(t, u.Plan(ctx), "pg1: "+restart, "pg2: "+restart, "pg3: "+restart, "it leads, and hands that over first")
-		u.cut("etcd.restart")
+		u.cutIn("etcd.restart")
 		u.Apply(ctx)
 		rolled(t)
 	})

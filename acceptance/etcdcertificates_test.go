@@ -3,6 +3,7 @@ package acceptance
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,7 @@ func TestEtcdCertificates(t *testing.T) {
 	u := newUpgrading(t, labhost.Options{}, base)
 	ctx := t.Context()
 	version := u.oldest("etcd-server")
+	k := sweeper(u.site, u.w, "etcd.authority.next", "etcd.authority.copy", "etcd.authority.trust", "etcd.restart", "etcd.authority.promote", "etcd.certificate", "etcd.authority.withdraw")
 	certificates := func(text string) {
 		base.Etcd = "certificates = { " + text + " }"
 		u.configure(base)
@@ -90,7 +92,9 @@ func TestEtcdCertificates(t *testing.T) {
 		u.NoChanges(ctx)
 		certificates(`renew_before = "1200h"`)
 		has(t, u.Plan(ctx), "pg1: issue /etc/pgha/etcd/dcs/server.crt (the certificate expires on", "pg3: issue /etc/pgha/etcd/dcs/peer.crt (the certificate expires on", "in 39 days")
+		k.sweep(t, "apply", alone(false)...)
 		u.Apply(ctx)
+		k.went(t, "in etcd.certificate", "etcd.certificate")
 		if after := u.etcdProcesses(); after != before {
 			t.Errorf("etcd was restarted: %s, before %s", after, before)
 		}
@@ -126,30 +130,44 @@ func TestEtcdCertificates(t *testing.T) {
 		has(t, o, "make the certificate authority that replaces", "pg2: restart etcd.service", "have the new authority sign", "wait until pg1 of main, pg2 of main, pg3 of main trust")
 		_, plan, _ := strings.Cut(o.Text, "Warning: Applying this")
 		t.Logf("the plan:\n%s", plan)
-		for _, step := range []string{"etcd.authority.copy", "etcd.authority.trust", "etcd.restart", "etcd.authority.promote", "patroni.certificate"} {
-			u.cut(step)
+		failed, lost := k.after, false
+		k.after = func(at string) {
+			if failed(at); at == "in etcd.restart" && !lost {
+				lost = true
+				u.loses(t, "etcd.restart")
+			}
 		}
 		applies := 0
+		var kinds []string
 		for ; applies < 5; applies++ {
 			o := u.Plan(ctx)
 			if o.Code == 0 {
 				break
 			}
-			if applies == 1 {
-				for _, step := range []string{"etcd.certificate", "etcd.restart", "etcd.authority.withdraw"} {
-					u.cut(step)
-				}
-			}
 			_, drift, _ := strings.Cut(o.Text, "drift")
 			t.Logf("before apply %d:\n%.1500s", applies+1, drift)
-			u.Apply(ctx)
+			k.sweep(t, "apply", alone(applies > 0)...) // later ones begin with what a refresh shows
+			kinds = append(kinds, k.kinds()...)
+			u.disconnect()
+			if applies == 0 { // here nodes get other certificates
+				k.inside = append(k.inside, "patroni.certificate")
+				k.sweep(t, "apply")
+				kinds = append(kinds, k.kinds()...)
+			} else {
+				u.Apply(ctx)
+			}
 			u.disconnect()
 			u.healthy("pg1", u.all...)
 			if n := u.w.Failed(); n > 0 {
 				t.Fatalf("%d writes failed by apply %d", n, applies+1)
 			}
 		}
-		t.Logf("%d applies after those that were killed", applies)
+		for _, step := range []string{"etcd.authority.next", "etcd.authority.copy", "etcd.mark.restart", "etcd.authority.trust", "in etcd.restart", "etcd.restart", "etcd.authority.promote", "patroni.certificate", "etcd.certificate", "etcd.authority.withdraw"} {
+			if !slices.Contains(kinds, step) {
+				t.Errorf("no run was killed at %s: %v", step, kinds)
+			}
+		}
+		t.Logf("%d applies, without those that were killed", applies)
 		fresh := u.on("pg1", "cat /etc/pgha/ca/etcd-dcs/ca.crt")
 		if got := u.on("pg1", "openssl x509 -noout -subject -in /etc/pgha/ca/etcd-dcs/ca.crt"); fresh == old || !strings.HasSuffix(got, "etcd-dcs.2026") {
 			t.Errorf("the authority is %s", got)

@@ -168,11 +168,17 @@ n=0; while [ $n -lt `+strconv.Itoa(count)+` ]; do n=$((n + 1)); head -c `+strcon
 	s.Destroy(ctx)
 }
 
+// etcdLeads reports whether a host's member of etcd leads.
+func (s *site) etcdLeads(host string) bool {
+	s.t.Helper()
+	return s.etcdctl(host, `endpoint status -w json | sed 's/.*"member_id":\([0-9]*\).*"leader":\([0-9]*\).*/\1 \2/' | awk '{ print ($1 == $2) ? "leads" : "follows" }'`) == "leads"
+}
+
 // etcdFollower is a host whose member of etcd does not lead.
 func (s *site) etcdFollower() string {
 	s.t.Helper()
 	for _, h := range s.lab.Hosts() {
-		if s.etcdctl(h.Name, `endpoint status -w json | sed 's/.*"member_id":\([0-9]*\).*"leader":\([0-9]*\).*/\1 \2/' | awk '{ print ($1 == $2) ? "leads" : "follows" }'`) == "follows" {
+		if !s.etcdLeads(h.Name) {
 			return h.Name
 		}
 	}

@@ -5,24 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
 )
-
-// cutIn kills an apply in the middle of a step, as if the machine died.
-func (s *site) cutIn(step string) {
-	s.t.Helper()
-	r := s.begin(s.t.Context(), "apply")
-	r.await(s.t, step)
-	r.kill(syscall.SIGKILL)
-	if code, text := r.end(); code == 0 {
-		s.t.Errorf("killed in %s, the apply went through:\n%s", step, text)
-	}
-}
 
 // answers asks a URL from a host, as somebody without a certificate who trusts everybody.
 func (s *site) answers(host, url string) (string, bool) {

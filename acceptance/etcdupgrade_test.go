@@ -67,17 +67,6 @@ func (u *upgrading) check(t *testing.T, version string) {
 	u.NoChanges(t.Context())
 }
 
-// cut kills an apply in the middle of a step, with the CLI, as if the machine died.
-func (u *upgrading) cut(step string) {
-	u.t.Helper()
-	r := u.begin(u.t.Context(), "apply")
-	r.await(u.t, step)
-	r.kill(syscall.SIGKILL)
-	if code, text := r.end(); code == 0 {
-		u.t.Errorf("killed in %s, the apply went through:\n%s", step, text)
-	}
-}
-
 func newUpgrading(t *testing.T, o labhost.Options, base settings) *upgrading {
 	t.Helper()
 	all := []string{"pg1", "pg2", "pg3"}
@@ -173,23 +162,29 @@ func TestEtcdUpgrade(t *testing.T) {
 		has(t, o, "take a snapshot and verify it", fmt.Sprintf("restart it with etcd %s", newer), "it leads, and hands that over first")
 		_, plan, _ := strings.Cut(o.Text, "Warning: Applying this")
 		t.Logf("the plan:\n%s", plan)
-		for _, step := range []string{"etcd.upgrade.snapshot", "etcd.upgrade.keep", "etcd.upgrade.packages"} {
-			u.cut(step)
-			for h, v := range u.etcdVersions(u.all...) {
-				if !strings.Contains(v, "\n"+older+"\n") {
-					t.Errorf("killed in %s, %s runs %s", step, h, v)
+		order := u.turns(t)
+		k := sweeper(u.site, u.w, "etcd.upgrade.snapshot", "etcd.upgrade.keep", "etcd.upgrade.packages", "etcd.upgrade")
+		failed := k.after
+		k.after = func(at string) {
+			failed(at)
+			if slices.Contains([]string{"etcd.upgrade.snapshot", "etcd.upgrade.keep", "etcd.upgrade.packages"}, strings.TrimPrefix(at, "in ")) {
+				for h, v := range u.etcdVersions(u.all...) {
+					if !strings.Contains(v, "\n"+older+"\n") {
+						t.Errorf("killed at %s, %s runs %s", at, h, v)
+					}
+				}
+			}
+			if at == "in etcd.upgrade" { // the first turn
+				// A member that is killed now comes back as it was: its turn has not come.
+				u.on(order[1], "systemctl kill -s KILL etcd; sleep 4; systemctl is-active etcd")
+				if v := u.etcdVersions(order[1])[order[1]]; !strings.HasPrefix(v, "/usr/lib/pgha/etcd/etcd\n"+older+"\n") {
+					t.Errorf("killed before its turn, %s came back with %s", order[1], v)
 				}
 			}
 		}
-		// A member that is killed now comes back as it was: its turn has not come.
-		follower := u.etcdFollower()
-		u.on(follower, "systemctl kill -s KILL etcd; sleep 4; systemctl is-active etcd")
-		if v := u.etcdVersions(follower)[follower]; !strings.HasPrefix(v, "/usr/lib/pgha/etcd/etcd\n"+older+"\n") {
-			t.Errorf("killed before its turn, %s came back with %s", follower, v)
-		}
-		has(t, u.Plan(ctx), fmt.Sprintf("restart it with etcd %s", newer))
-		u.cut("etcd.upgrade")
+		k.sweep(t, "apply", alone(false)...)
 		u.Apply(ctx)
+		k.went(t, "etcd.mark.restart", "etcd.upgrade.snapshot", "etcd.upgrade.keep", "etcd.upgrade.packages", "in etcd.upgrade", "etcd.upgrade", "etcd.upgrade.tidy", "etcd.upgrade.end")
 		u.check(t, newer)
 		// One of the try that was killed while taking it, and one that counts.
 		if n := u.snapshotFiles(); len(n) == 0 || len(n) > 2 {
@@ -221,37 +216,7 @@ func TestEtcdUpgrade(t *testing.T) {
 
 	t.Run("a host that dies", func(t *testing.T) {
 		u.to(older)
-		order := u.turns(t)
-		dead := order[1]
-		if u.leader("pg1") == dead { // of Patroni: writes would fail
-			dead = order[0]
-		}
-		r := u.begin(ctx, "apply")
-		r.await(t, "etcd.upgrade.packages")
-		if err := u.lab.Kill(ctx, dead); err != nil {
-			t.Fatal(err)
-		}
-		code, text := r.end()
-		if code == 0 || !strings.Contains(text, dead) {
-			t.Errorf("it ended with %d, and does not name %s:\n%s", code, dead, text)
-		}
-		o := u.TryApply(ctx)
-		if o.Code == 0 {
-			t.Error("it goes on without the host")
-		}
-		has(t, o, dead)
-		if err := u.lab.Start(ctx, dead); err != nil {
-			t.Fatal(err)
-		}
-		u.eventually("the host", time.Minute, func(ctx context.Context) (bool, string) {
-			out, err := u.lab.SSH(ctx, dead, "systemctl is-active etcd")
-			return err == nil, fmt.Sprint(out, err)
-		})
-		if failed := u.w.Failed(); failed > 0 {
-			t.Errorf("%d writes failed", failed)
-		}
-		u.healthy("pg1", u.all...)
-		u.nodes = u.processes() // those on the host that died are new
+		u.loses(t, "etcd.upgrade.packages")
 		u.Apply(ctx)
 		u.check(t, older)
 	})
@@ -280,6 +245,43 @@ func TestEtcdUpgrade(t *testing.T) {
 	for _, h := range u.all {
 		u.on(h, "test ! -e /etc/pgha && test ! -e /usr/lib/pgha && ! systemctl is-active -q patroni etcd")
 	}
+}
+
+// loses has the host of a member die when a step of an apply has begun: neither that
+// apply nor the next one goes on without it, and both name it. Then it comes back.
+func (u *upgrading) loses(t *testing.T, step string) {
+	t.Helper()
+	ctx := t.Context()
+	dead := u.etcdFollower()
+	if u.leader("pg1") == dead { // of Patroni: writes would fail
+		dead = slices.DeleteFunc(u.others(dead), u.etcdLeads)[0]
+	}
+	r := u.begin(ctx, "apply")
+	r.await(t, step)
+	if err := u.lab.Kill(ctx, dead); err != nil {
+		t.Fatal(err)
+	}
+	code, text := r.end()
+	if code == 0 || !strings.Contains(text, dead) {
+		t.Errorf("it ended with %d, and does not name %s:\n%s", code, dead, text)
+	}
+	o := u.TryApply(ctx)
+	if o.Code == 0 {
+		t.Error("it goes on without the host")
+	}
+	has(t, o, dead)
+	if err := u.lab.Start(ctx, dead); err != nil {
+		t.Fatal(err)
+	}
+	u.eventually("the host", time.Minute, func(ctx context.Context) (bool, string) {
+		out, err := u.lab.SSH(ctx, dead, "systemctl is-active etcd")
+		return err == nil, fmt.Sprint(out, err)
+	})
+	if failed := u.w.Failed(); failed > 0 {
+		t.Errorf("%d writes failed", failed)
+	}
+	u.healthy("pg1", u.all...)
+	u.nodes = u.processes() // those on the host that died are new
 }
 
 // turns is the order in which members take their turns, by the plan.
@@ -323,13 +325,9 @@ func TestEtcdUpgradeLine(t *testing.T) {
 	order := u.turns(t)
 	r := u.begin(ctx, "apply")
 	// Killed in the second turn.
-	for seen := map[string]bool{}; !seen["etcd.upgrade"]; {
-		step := r.next(seen)
-		if step == "" {
-			_, text := r.end()
-			t.Fatalf("it has ended:\n%s", text)
-		}
-		seen[step] = true
+	if r.next(func(p progress) (string, bool) { return p.Step, p.Step == "etcd.upgrade" && p.State == "finished" }) == "" {
+		_, text := r.end()
+		t.Fatalf("it has ended:\n%s", text)
 	}
 	r.kill(syscall.SIGKILL)
 	r.end()

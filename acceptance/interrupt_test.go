@@ -1,21 +1,10 @@
 package acceptance
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/fnv"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
@@ -60,6 +49,7 @@ func interrupted(t *testing.T, hard uint32, others func(t *testing.T, k *killer,
 	ctx := t.Context()
 	all := []string{"pg1", "pg2", "pg3"}
 	k := &killer{site: s, t: t, hard: hard, seen: map[string]bool{}}
+	k.after = k.lookForDatabase
 
 	t.Run("create", func(t *testing.T) {
 		k.t = t
@@ -128,110 +118,6 @@ func interrupted(t *testing.T, hard uint32, others func(t *testing.T, k *killer,
 	})
 }
 
-// killer interrupts commands after steps.
-type killer struct {
-	*site
-	t         *testing.T
-	hard      uint32          // which half of the steps is killed after without asking: 0 or 1
-	seen      map[string]bool // steps after which something was killed
-	late      map[string]bool // steps that were under way when a run was killed
-	systemIDs []string
-}
-
-// until runs a command until it comes to its end undisturbed: each run is
-// killed after the first step after which none was killed before.
-func (k *killer) until(ctx context.Context, verb string) {
-	for n := 0; ; n++ {
-		if n > 150 {
-			k.t.Fatal("there is no end to it")
-		}
-		r := k.begin(ctx, verb)
-		step := r.next(k.seen)
-		if step != "" {
-			k.seen[step] = true
-			r.kill(k.signal(step))
-		}
-		code, text := r.end()
-		if step != "" {
-			k.ended(r)
-		}
-		k.t.Logf("%s cut off after %q: %d", verb, step, code)
-		k.lookForDatabase()
-		if state, err := os.ReadFile(filepath.Join(k.Path, "terraform.tfstate")); err == nil && strings.Contains(string(state), `"tainted"`) {
-			k.t.Fatalf("something is tainted in the state after %q:\n%s", step, state)
-		}
-		if step != "" {
-			continue
-		}
-		if code == 0 {
-			return
-		}
-		// A lock of a run that was killed is free after half a minute.
-		if !strings.Contains(text, "another apply is at work") {
-			k.t.Fatalf("%s failed:\n%s", verb, text)
-		}
-	}
-}
-
-// ended notes the steps that a killed run still brought to their end, or in which it
-// was killed: of hosts that are worked on side by side, one may be at the only step of
-// its kind while the run is killed for another one's. A step that is killed right
-// before it says that it is done does not come again.
-func (k *killer) ended(r *running) {
-	if k.late == nil {
-		k.late = map[string]bool{}
-	}
-	for step, n := range r.open {
-		if n > 0 {
-			k.late[step] = true
-		}
-	}
-	for p := range r.steps {
-		if p.State == "finished" || p.State == "started" {
-			k.late[p.Step] = true
-		}
-	}
-}
-
-// signal is what a run is killed with after a step: of two tests with different
-// halves, each step has both.
-func (k *killer) signal(step string) syscall.Signal {
-	h := fnv.New32a()
-	h.Write([]byte(step))
-	if h.Sum32()>>7&1 == k.hard {
-		return syscall.SIGKILL
-	}
-	return syscall.SIGINT
-}
-
-// lookForDatabase notes the system identifier of whoever is the primary.
-func (k *killer) lookForDatabase() {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, h := range k.lab.Hosts() {
-		wg.Go(func() {
-			out, err := k.lab.SSH(k.site.t.Context(), h.Name, "cd /; runuser -u postgres -- psql -XAtqc 'select system_identifier from pg_control_system() where not pg_is_in_recovery()'")
-			mu.Lock()
-			defer mu.Unlock()
-			if id := strings.TrimSpace(out); err == nil && id != "" && !slices.Contains(k.systemIDs, id) {
-				k.systemIDs = append(k.systemIDs, id)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// went fails the test unless runs were killed after these steps, or while they
-// ended.
-func (k *killer) went(t *testing.T, steps ...string) {
-	t.Helper()
-	for _, s := range steps {
-		if !k.seen[s] && !k.late[s] {
-			t.Errorf("no run was killed after %s: %v, and while it ended: %v", s, k.seen, k.late)
-		}
-	}
-}
-
 // twoStates applies from a second folder that knows nothing of the first one's
 // state, at the same time.
 func (k *killer) twoStates(t *testing.T, base settings) {
@@ -265,134 +151,4 @@ func (k *killer) twoStates(t *testing.T, base settings) {
 	k.Apply(ctx)
 	k.healthy("pg1", "pg1", "pg2", "pg3")
 	k.NoChanges(ctx)
-}
-
-// running is a command that was started.
-type running struct {
-	pid   int
-	done  chan struct{}
-	err   error
-	out   bytes.Buffer
-	steps chan progress
-	open  map[string]int // steps that are under way, for all that next has read
-}
-
-// progress is a line of the progress file.
-type progress struct{ Step, State, Host string }
-
-// begin starts a command whose steps are followed.
-func (s *site) begin(ctx context.Context, verb string, args ...string) *running {
-	s.t.Helper()
-	file := filepath.Join(s.t.TempDir(), "progress")
-	if err := syscall.Mkfifo(file, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	cmd := s.Cmd(ctx, append([]string{verb, "-auto-approve", "-no-color"}, args...)...)
-	cmd.Env = append(cmd.Env, "PGHA_PROGRESS_FILE="+file)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	r := &running{done: make(chan struct{}), steps: make(chan progress, 1000), open: map[string]int{}}
-	cmd.Stdout, cmd.Stderr = &r.out, &r.out
-	// Opened for both, so that neither waits for the other, and kept until the
-	// command has ended: what it has written is read to its end, not cut off.
-	hold, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	pipe, err := os.Open(file)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	r.pid = cmd.Process.Pid
-	go func() {
-		defer pipe.Close()
-		lines := bufio.NewScanner(pipe)
-		for lines.Scan() {
-			var p progress
-			if json.Unmarshal(lines.Bytes(), &p) == nil {
-				r.steps <- p
-			}
-		}
-		close(r.steps)
-	}()
-	go func() {
-		r.err = cmd.Wait()
-		hold.Close()
-		close(r.done)
-	}()
-	return r
-}
-
-// next waits for a step to be finished that was not seen before, and returns
-// its name, or nothing if the command ends without one.
-func (r *running) next(seen map[string]bool) string {
-	for {
-		select {
-		case p, open := <-r.steps:
-			switch {
-			case !open:
-				return ""
-			case p.State == "started":
-				r.open[p.Step]++
-			case p.State == "failed":
-				r.open[p.Step]--
-			case p.State == "finished":
-				r.open[p.Step]--
-				if !seen[p.Step] {
-					return p.Step
-				}
-			}
-		case <-r.done:
-			return ""
-		}
-	}
-}
-
-// await waits for a step whose name begins so to start, and returns its host.
-func (r *running) await(t testing.TB, prefix string) string {
-	t.Helper()
-	for {
-		select {
-		case p := <-r.steps:
-			if strings.HasPrefix(p.Step, prefix) {
-				return p.Host
-			}
-		case <-r.done:
-			t.Fatalf("ended before %s:\n%s", prefix, r.out.String())
-		case <-time.After(2 * time.Minute):
-			t.Fatalf("no %s", prefix)
-		}
-	}
-}
-
-// kill sends a signal: SIGKILL to the CLI and the provider, as when a machine
-// dies; anything else to the CLI, as when somebody presses Ctrl-C.
-func (r *running) kill(signal syscall.Signal) {
-	if signal == syscall.SIGKILL {
-		_ = syscall.Kill(-r.pid, signal)
-		return
-	}
-	_ = syscall.Kill(r.pid, signal)
-}
-
-// end waits for the end and returns the exit status.
-func (r *running) end() (int, string) {
-	<-r.done
-	var status interface{ ExitCode() int }
-	if errors.As(r.err, &status) {
-		return status.ExitCode(), r.out.String()
-	}
-	if r.err != nil {
-		return -1, fmt.Sprint(r.err, "\n", r.out.String())
-	}
-	return 0, r.out.String()
-}
-
-func (r *running) wait(t *testing.T) {
-	t.Helper()
-	if code, text := r.end(); code != 0 {
-		t.Errorf("ended with %d:\n%s", code, text)
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,10 +26,10 @@ func TestEtcdMembers(t *testing.T) {
 	postgres, patroni, version := s.oldest(s.server()), s.oldest("patroni"), s.oldest("etcd-server")
 
 	provider := ""
-	// configure writes the configuration with the used hosts and the given members:
+	// write writes the configuration with the used hosts and the given members:
 	// "h4=h5" is the member h4 on the host h5.
 	used := []string{"h1", "h2"}
-	configure := func(members string) {
+	write := func(to *cli.Dir, members, etcd string) {
 		var hosts, list []string
 		for _, h := range used {
 			hosts = append(hosts, fmt.Sprintf("%s = %q", h, lab.Host(h).Addr))
@@ -42,7 +41,7 @@ func TestEtcdMembers(t *testing.T) {
 			}
 			list = append(list, fmt.Sprintf("%s = { host = pgha_host.db[%q].access }", name, on))
 		}
-		s.Write("main.tf", fmt.Sprintf(`terraform {
+		to.Write("main.tf", fmt.Sprintf(`terraform {
   required_providers {
     pgha = { source = "pgha/pgha" }
   }
@@ -64,6 +63,7 @@ resource "pgha_etcd_cluster" "dcs" {
   }
   deletion_protection = false
   on_destroy          = "purge"
+  %s
 }
 resource "pgha_patroni_cluster" "main" {
   scope               = "main"
@@ -82,8 +82,9 @@ resource "pgha_patroni_node" "db" {
   on_destroy = "purge"
 }
 output "ca" { value = pgha_patroni_cluster.main.ca_certificate }
-`, provider, strings.Join(hosts, ", "), version, strings.Join(list, "\n    "), postgres, patroni))
+`, provider, strings.Join(hosts, ", "), version, strings.Join(list, "\n    "), etcd, postgres, patroni))
 	}
+	configure := func(members string) { write(s.Dir, members, "") }
 
 	configure("h1")
 	s.Apply(ctx)
@@ -138,50 +139,57 @@ output "ca" { value = pgha_patroni_cluster.main.ca_certificate }
 		}
 		s.NoChanges(ctx)
 	}
-	move := func(what, members string, says ...string) {
+	k := sweeper(s, w, "etcd.member.add", "etcd.member.start", "etcd.member.promote", "etcd.member.remove", "etcd.purge")
+	// twice applies from two folders at once: the second one waits, or says for whom.
+	twice := func(t *testing.T, members string) {
+		t.Helper()
+		first := s.begin(ctx, "apply")
+		first.await(t, "etcd.member.add")
+		other := &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}
+		write(other.Dir, members, "timeouts { create = \"5s\" }")
+		if o := other.TryApply(ctx, "-target=pgha_etcd_cluster.dcs"); o.Code != 0 {
+			has(t, o, "another apply is at work: etcd cluster dcs")
+		}
+		first.wait(t)
+	}
+	move := func(what, members string, killed bool, says ...string) {
 		t.Helper()
 		if !t.Run(what, func(t *testing.T) {
 			configure(members)
 			if len(says) > 0 {
 				has(t, s.Plan(ctx), says...)
 			}
-			s.Apply(ctx)
+			switch {
+			case what == "one to three":
+				twice(t, members)
+			case killed || exhaustive():
+				k.only = nil
+				if dead["h4"] && !exhaustive() {
+					// Each run waits for the dead host several times over.
+					k.only = []string{"in etcd.member.remove", "etcd.member.remove", "etcd.member.add", "etcd.member.lost"}
+				}
+				k.sweep(t, "apply", alone(false)...)
+				s.Apply(ctx)
+			default:
+				s.Apply(ctx)
+			}
 			check(members)
 		}) {
 			t.FailNow()
 		}
 	}
 
-	// cut kills an apply of it, with the CLI, as if the machine died.
-	cut := func(members, step string) {
-		t.Helper()
-		configure(members)
-		r := s.begin(ctx, "apply")
-		r.await(t, step)
-		r.kill(syscall.SIGKILL)
-		if code, text := r.end(); code == 0 {
-			t.Errorf("killed in %s, the apply went through:\n%s", step, text)
-		}
-	}
-
 	used = all[:3] // a host and its member are added by one apply
-	move("one to three", "h1 h2 h3", "h2: add it to the etcd cluster as a learner", "h3: let it vote once it has caught up")
+	move("one to three", "h1 h2 h3", false, "h2: add it to the etcd cluster as a learner", "h3: let it vote once it has caught up")
 	used = all
-	for _, step := range []string{"etcd.member.add", "etcd.member.start", "etcd.member.promote"} {
-		cut("h1 h2 h3 h4 h5", step)
-	}
-	move("three to five", "h1 h2 h3 h4 h5")
-	configure("h1 h2 h4")
-	has(t, s.Plan(ctx), "remove the member h3", "remove the member h5")
-	for _, step := range []string{"etcd.member.remove", "etcd.purge"} {
-		cut("h1 h2 h4", step)
-	}
-	move("five to three", "h1 h2 h4")
+	move("three to five", "h1 h2 h3 h4 h5", true)
+	move("five to three", "h1 h2 h4", true, "remove the member h3", "remove the member h5")
 	if err := lab.Kill(ctx, "h4"); err != nil {
 		t.Fatal(err)
 	}
-	dead["h4"], provider = true, `on_unreachable = "keep"`
-	move("a dead member is replaced", "h1 h2 h4=h5", "remove the member h4, which is not healthy")
+	// Each apply waits for it again.
+	dead["h4"], provider = true, `on_unreachable = "keep"`+"\n  ssh {\n    connect_timeout = \"3s\"\n  }"
+	move("a dead member is replaced", "h1 h2 h4=h5", true, "remove the member h4, which is not healthy")
 	// It comes back with what it had, and finds that it is no member any more.
 	if err := lab.Start(ctx, "h4"); err != nil {
 		t.Fatal(err)
@@ -193,11 +201,11 @@ output "ca" { value = pgha_patroni_cluster.main.ca_certificate }
 		return err == nil && strings.TrimSpace(log) != "0", log
 	})
 	s.on(stray, "systemctl disable --now etcd && rm -rf /etc/pgha /var/lib/etcd/dcs")
-	move("two hosts are left", "h3 h4=h5 h1", "h3: add it to the etcd cluster as a learner", "remove the member h2")
+	move("two hosts are left", "h3 h4=h5 h1", false, "h3: add it to the etcd cluster as a learner", "remove the member h2")
 	// Patroni looks for new members every ten times its ttl; those that it knows
 	// must not all leave before.
 	used = all[:3] // and removed by one
-	move("three to one", "h3")
+	move("three to one", "h3", false)
 	// It is there: nobody is left without etcd.
 	s.lead("h1", []string{"h1"}, "h1", "h2")
 	s.lead("h1", []string{"h2"}, "h1", "h2")

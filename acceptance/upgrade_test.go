@@ -307,12 +307,8 @@ func TestUpgradeFaults(t *testing.T) {
 		u.to(pins{u.new.Postgres, u.old.Patroni})
 		before := starts()
 		r := u.begin(ctx, "apply")
-		for seen := map[string]bool{}; !seen["patroni.pause"]; {
-			step := r.next(seen)
-			if step == "" {
-				t.Fatal("it was not paused")
-			}
-			seen[step] = true
+		if step := r.next(func(p progress) (string, bool) { return p.Step, p.Step == "patroni.pause" && p.State == "finished" }); step == "" {
+			t.Fatal("it was not paused")
 		}
 		r.kill(syscall.SIGKILL)
 		r.end()

@@ -148,7 +148,7 @@ func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFact
 	}
 	p.Content(s.stagePath())
 	s.probeSnapshots(&p)
-	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousPath)
+	p.Process(Unit).Tool("etcdctl").Path(previousDropIn).Path(previousDir).Path(previousPath)
 	if s.TLS && s.Files == nil {
 		for _, a := range s.authorities() {
 			p.Content(a.CertificatePath()).Path(a.Path() + "/ca.key")

@@ -185,7 +185,7 @@ func (p *planner) endUpgrade() engine.Plan {
 	var lanes []engine.Plan
 	for _, n := range p.stay {
 		h := p.f.Hosts[n].Facts
-		if u := p.upgrades[n]; u != nil && u.staged || h.Path(previousDropIn).Exists() || h.Path(previousPath).Exists() {
+		if u := p.upgrades[n]; u != nil && u.staged || h.Path(previousDropIn).Exists() || h.Path(previousDir).Exists() {
 			lanes = append(lanes, engine.Sequence(p.do.step(p.s, n, "etcd.upgrade.tidy", "remove what an upgrade has kept", engine.Safe, func(ctx context.Context) error {
 				return p.do.unkeep(ctx, p.do.host(p.s, n))
 			})))

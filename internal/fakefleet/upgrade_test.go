@@ -72,8 +72,7 @@ func checkVersion(t *testing.T, f *fakefleet.Fleet, want string) {
 				t.Errorf("%s holds %v", m.Name, held)
 			}
 			for _, p := range m.Files.Paths() {
-				// An empty folder is what a run leaves that is killed in the last moment.
-				if strings.HasPrefix(p, "/usr/lib/pgha/etcd/") || strings.Contains(p, "previous") {
+				if strings.HasPrefix(p, "/usr/lib/pgha") || strings.Contains(p, "previous") {
 					t.Errorf("left on %s: %s", m.Name, p)
 				}
 			}
