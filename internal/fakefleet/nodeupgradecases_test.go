@@ -3,6 +3,7 @@ package fakefleet_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -272,7 +273,9 @@ func TestNodeUpgradeNoCandidate(t *testing.T) {
 					r.untouched(started)
 					// For Patroni alone it is done: PostgreSQL goes on running.
 					r.must("second", newPatroni, 1)
-					r.untouched(started)
+					if now := r.started(); !maps.EqualFunc(now, started, time.Time.Equal) {
+						t.Errorf("PostgreSQL was restarted: %v, before %v", now, started)
+					}
 					r.rollout(func(o *patroni.Rollout) { o.AllowDowntime = true })
 				}
 				r.must("third", newPins, 1)
