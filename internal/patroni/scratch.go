@@ -31,11 +31,16 @@ func (d *Doer) scratch(n Node, t turn) engine.Step {
 			}
 		}
 		_, err := d.host(n).Run(ctx, host.Cmd{Name: "postgres.scratch", Script: remote.Script(scripts, "scripts/scratch.sh"), Args: args, Timeout: scratchTimeout})
-		if host.ExitCode(err) != 65 {
-			return err
-		}
 		var e *host.Error
 		errors.As(err, &e)
+		switch host.ExitCode(err) {
+		case 65:
+		case 66:
+			d.Log.WarnContext(ctx, "unable to try the libraries beforehand", "host", n.Target.Name, "because", strings.TrimSpace(e.Stderr))
+			return nil
+		default:
+			return err
+		}
 		return &problem.Error{
 			Cause: fmt.Errorf("libraries that are in use do not load into PostgreSQL %s", t.wantPostgres), Log: strings.Split(strings.TrimSpace(e.Stderr), "\n"),
 			Left: "the node, running as it was: the packages are not installed.",

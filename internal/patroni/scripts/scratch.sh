@@ -1,11 +1,23 @@
 # postgres.scratch MAJOR PORT SOCKETDIR PACKAGE=VERSION...: starts the server of other
 # packages in a scratch directory, beside the one that runs and with all that is
 # installed for that one, and loads the libraries that are in use. Nothing of it stays.
-# It ends with 65 if one does not load, and says which on standard error.
+# It ends with 65 if one does not load, and says which on standard error; with 66 if
+# there is no place on this host from which programs can be run.
 set -eu
 major=$1 port=$2 socket=$3
 shift 3
-dir=$(mktemp -d /var/lib/postgresql/pgha-scratch.XXXXXX)
+dir=
+for place in /var/lib/postgresql /usr/local/lib /opt; do
+	dir=$(mktemp -d "$place/pgha-scratch.XXXXXX" 2>/dev/null) || continue
+	# Filesystems are mounted noexec here and there.
+	if cp /bin/true "$dir/true" && "$dir/true" 2>/dev/null; then break; fi
+	rm -rf -- "$dir"
+	dir=
+done
+[ "$dir" ] || {
+	echo "programs can be run from none of /var/lib/postgresql, /usr/local/lib and /opt" >&2
+	exit 66
+}
 root=$dir/root
 bin=$root/usr/lib/postgresql/$major/bin
 as_postgres() {
