@@ -269,7 +269,7 @@ func TestUpgradeFaults(t *testing.T) {
 		before := starts()
 		u.to(pins{u.new.Postgres, u.old.Patroni})
 		r := u.begin(ctx, "apply")
-		dead := r.await(t, "patroni.packages")
+		dead := r.await(t, "patroni.restart")
 		if err := u.lab.Kill(ctx, dead); err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +289,7 @@ func TestUpgradeFaults(t *testing.T) {
 		u.to(u.old)
 		leader := u.leader("pg1")
 		r := u.begin(ctx, "apply")
-		r.await(t, "patroni.packages")
+		r.await(t, "patroni.restart")
 		u.on(leader, "patronictl -c /etc/patroni/config.yml switchover --force") // to the synchronous one
 		r.wait(t)
 		u.check(t, u.old)
@@ -299,7 +299,7 @@ func TestUpgradeFaults(t *testing.T) {
 		k := &killer{site: u.site, t: t, seen: map[string]bool{}}
 		u.to(u.new)
 		k.until(ctx, "apply")
-		k.went(t, "patroni.stage", "patroni.scratch", "patroni.gate", "patroni.switchover", "patroni.mark", "patroni.packages", "patroni.restart", "patroni.verify")
+		k.went(t, "patroni.stage", "patroni.scratch", "patroni.gate", "patroni.switchover", "patroni.mark", "patroni.restart", "patroni.verify")
 		u.check(t, u.new)
 	})
 

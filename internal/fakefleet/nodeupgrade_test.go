@@ -231,7 +231,7 @@ func (r *roll) due(m *fakehost.Machine) string {
 func (r *roll) turns(process string) []string {
 	var hosts []string
 	for _, c := range r.Mutations(process) {
-		if c.Err == "" && (c.Name == "patroni.again" || c.Name == "unit" && c.Args[0] == "restart") {
+		if c.Err == "" && c.Name == "apt.exchange" {
 			hosts = append(hosts, c.Host)
 		}
 	}

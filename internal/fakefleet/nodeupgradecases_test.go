@@ -149,7 +149,7 @@ func (r *roll) untouched(started map[string]time.Time) {
 
 // The first turn that fails is the last one of its run.
 func TestNodeUpgradeHalts(t *testing.T) {
-	for _, call := range []string{"apt.download", "apt.install"} {
+	for _, call := range []string{"apt.download", "apt.exchange"} {
 		t.Run(call, func(t *testing.T) {
 			t.Parallel()
 			rolling(t, 3, 1, func(t *testing.T, r *roll) {
@@ -415,7 +415,7 @@ func TestNodeUpgradeCutOff(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				// The user has had enough as the first packages are installed.
-				p := r.Start("first", r.whenFirst(fakehost.Named("apt.install", ""), func(fakehost.Call) {
+				p := r.Start("first", r.whenFirst(fakehost.Named("apt.exchange", ""), func(fakehost.Call) {
 					if r.Sleep(35 * time.Millisecond) {
 						cancel()
 					}

@@ -289,7 +289,7 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 // marked reports whether the marker says all that it has to.
 func (p *nodePlanner) marked() bool {
 	m := p.f.Marker
-	if m == nil || !m.Joined || m.Released {
+	if m == nil || !m.Joined || m.Released || m.RestartDue != "" {
 		return false
 	}
 	want := p.marker(true)
@@ -375,7 +375,12 @@ func (p *nodePlanner) packages(t turn) (engine.Plan, error) {
 				errs = append(errs, problem.In(n.Target.Name, "look up package versions", err))
 				continue
 			}
-			pins = append(pins, exact)
+			if !slices.Contains(pins, exact) { // as a companion
+				pins = append(pins, exact)
+			}
+			if pin.Name != n.clientPackage() && have.Installed {
+				pins = append(pins, p.companions(pin.Name, have.Version, exact.Version)...)
+			}
 			hold = append(hold, pin.Name)
 		}
 	}

@@ -164,22 +164,22 @@ func TestNodePlan(t *testing.T) {
 		},
 		"not held": {state: func(s *state) { s.m.Packages["patroni"].Held = false }, want: "hold"},
 		"another version": {
-			state: func(s *state) { s.n.Postgres = "17.12" }, want: "stage, scratch, gate, mark, packages, restart, verify, mark, hold",
+			state: func(s *state) { s.n.Postgres = "17.12" }, want: "stage, scratch, gate, mark, restart, verify, mark, hold",
 		},
 		"another version of Patroni": {
-			state: func(s *state) { s.n.Patroni = "4.1.5" }, want: "stage, gate, mark, packages, restart, verify, mark, hold",
+			state: func(s *state) { s.n.Patroni = "4.1.5" }, want: "stage, gate, mark, restart, verify, mark, hold",
 		},
 		"another version of the leader": {
 			state: func(s *state) { s.n.Postgres, s.known.Leader = "17.12", "pg2" },
-			want:  "stage, scratch, gate, switchover, mark, packages, restart, verify, mark, hold",
+			want:  "stage, scratch, gate, switchover, mark, restart, verify, mark, hold",
 		},
 		"another version of the leader's Patroni": {
 			state: func(s *state) { s.n.Patroni, s.known.Leader = "4.1.5", "pg2" },
-			want:  "stage, gate, pause, mark, packages, restart, verify, resume, mark, hold",
+			want:  "stage, gate, pause, mark, restart, verify, resume, mark, hold",
 		},
 		"another version, and other tags": {
 			state: func(s *state) { s.n.Postgres, s.n.Tags = "17.12", map[string]any{"nosync": true} },
-			want:  "stage, scratch, gate, mark, packages, restart, verify, mark, hold, mark, register, reconfigure, mark",
+			want:  "stage, scratch, gate, mark, restart, verify, mark, hold, mark, register, reconfigure, mark",
 		},
 		"another version of one that is stopped": {
 			state: func(s *state) { stop(s); s.n.Postgres = "17.12" }, want: "packages, hold, register, start",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
 	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
 
@@ -89,7 +90,7 @@ func (d *Doer) beginPause(ctx context.Context, n Node) error {
 // againPaused restarts the leader's Patroni in a pause, in which it leaves PostgreSQL
 // running. If somebody else leads by now, it is a replica's.
 func (d *Doer) againPaused(n Node, t turn) engine.Step {
-	return d.step(n, "patroni.restart", "restart Patroni, while PostgreSQL goes on running ("+t.String()+")", engine.Restart, func(ctx context.Context) error {
+	return d.step(n, "patroni.restart", t.installs()+"restart Patroni, while PostgreSQL goes on running ("+t.String()+")", engine.Restart, func(ctx context.Context) error {
 		st, err := d.status(ctx, n)
 		if err != nil {
 			return err
@@ -100,7 +101,7 @@ func (d *Doer) againPaused(n Node, t turn) engine.Step {
 				Left:  "the node, running.", Do: "apply again.",
 			}
 		}
-		return d.startAgain(ctx, n)
+		return d.startAgain(ctx, n, func(ctx context.Context) error { return d.exchange(ctx, n, t, remote.Stop) })
 	})
 }
 

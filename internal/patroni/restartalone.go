@@ -33,7 +33,7 @@ func (d *Doer) restartAlone(n Node) engine.Step {
 		if err := d.beginPause(ctx, n); err != nil {
 			return err
 		}
-		if err := d.startAgain(ctx, n); err != nil {
+		if err := d.startAgain(ctx, n, func(ctx context.Context) error { return remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout) }); err != nil {
 			return problem.Fill(err, problem.Error{
 				Host: n.Target.Name, Step: "restart Patroni alone", Left: "PostgreSQL, running; the cluster, paused, so that nobody takes over.",
 				Do: "see why Patroni does not start (journalctl -u patroni), mend that, then apply again: the cluster goes on then.",
@@ -43,9 +43,9 @@ func (d *Doer) restartAlone(n Node) engine.Step {
 	})
 }
 
-// startAgain restarts Patroni's process and waits until the new one is at work: with a
+// startAgain has Patroni's process restarted and waits until the new one is at work: with a
 // lease of its own, as a member that runs.
-func (d *Doer) startAgain(ctx context.Context, n Node) error {
+func (d *Doer) startAgain(ctx context.Context, n Node, restart func(context.Context) error) error {
 	was, err := d.status(ctx, n)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (d *Doer) startAgain(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
-	if err := remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout); err != nil {
+	if err := restart(ctx); err != nil {
 		return err
 	}
 	if err := d.waitMember(ctx, n, since, nil); err != nil {

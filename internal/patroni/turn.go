@@ -100,12 +100,7 @@ func (p *nodePlanner) turn() (turn, error) {
 		*part.needs = true
 		t.why = append(t.why, fmt.Sprintf("%s %s -> %s", part.label, have.Version, exact.Version))
 		t.pins = append(t.pins, exact)
-		// What was built from the same source fits that version only.
-		for _, other := range sortedKeys(f.Facts.Source(part.name)) {
-			if v := f.Facts.Source(part.name)[other]; other != part.name && v == have.Version {
-				t.pins = append(t.pins, remote.Pin{Name: other, Version: exact.Version})
-			}
-		}
+		t.pins = append(t.pins, p.companions(part.name, have.Version, exact.Version)...)
 	}
 	if len(errs) > 0 {
 		return t, errors.Join(errs...)
@@ -115,6 +110,19 @@ func (p *nodePlanner) turn() (turn, error) {
 	}
 	p.stale(&t)
 	return t, nil
+}
+
+// companions are the other packages that were built from the same source as one that
+// gets another version, and fit that one only.
+func (p *nodePlanner) companions(source, from, to string) []remote.Pin {
+	var pins []remote.Pin
+	have := p.f.Facts.Source(source)
+	for _, name := range sortedKeys(have) {
+		if name != source && have[name] == from {
+			pins = append(pins, remote.Pin{Name: name, Version: to})
+		}
+	}
+	return pins
 }
 
 // reasons makes PostgreSQL's restart include Patroni's: one start does for both.
@@ -218,9 +226,6 @@ func (p *nodePlanner) take(t turn) engine.Plan {
 		m := *p.f.Marker
 		m.RestartDue = t.due()
 		plan = plan.Then(do.mark(n, m, "note that the node has to be restarted"))
-	}
-	if len(t.pins) > 0 {
-		plan = plan.Then(do.install(n, t.pins))
 	}
 	if stays {
 		plan = plan.Then(do.againPaused(n, t), do.verifyTurn(n, t), do.resume(n))

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
-	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -134,15 +133,17 @@ func ifErr(yes bool, err error) error {
 	return nil
 }
 
-// again starts what is due. Never a leader's: if the node has come to lead since, it
-// hands over first.
+// again installs what the turn is for, and starts what is due. Never a leader's: if the
+// node has come to lead since, it hands over first. Patroni does not run meanwhile: one
+// that goes on with files of another version may hang when it next starts PostgreSQL,
+// for which it starts itself anew (multiprocessing.spawn).
 func (d *Doer) again(n Node, t turn) engine.Step {
-	title := "restart Patroni and PostgreSQL (" + t.String() + ")"
+	title := t.installs() + "restart Patroni and PostgreSQL (" + t.String() + ")"
 	if !t.postgres {
-		title = "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
+		title = t.installs() + "restart Patroni, while PostgreSQL goes on running (" + t.String() + ")"
 	}
 	return d.step(n, "patroni.restart", title, engine.Restart, func(ctx context.Context) error {
-		// Packages take their time: somebody else may be down by now.
+		// Somebody else may be down by now.
 		if err := d.waitFit(ctx, n, t); err != nil {
 			return err
 		}
@@ -158,12 +159,28 @@ func (d *Doer) again(n Node, t turn) engine.Step {
 				return err
 			}
 		}
+		how := remote.Kill
 		if t.postgres || leads {
-			return remote.RestartUnit(ctx, d.host(n), Unit, stopTimeout)
+			how = remote.Stop
 		}
-		_, err = d.host(n).Run(ctx, host.Cmd{Name: "patroni.again", Script: remote.Script(scripts, "scripts/again.sh"), Args: []string{Unit}})
-		return err
+		return d.exchange(ctx, n, t, how)
 	})
+}
+
+func (d *Doer) exchange(ctx context.Context, n Node, t turn, how string) error {
+	return remote.Apt{Host: d.host(n), Log: d.Log}.Exchange(ctx, Unit, how, t.pins...)
+}
+
+// installs says what is installed, for a title.
+func (t turn) installs() string {
+	if len(t.pins) == 0 {
+		return ""
+	}
+	var list []string
+	for _, p := range t.pins {
+		list = append(list, p.String())
+	}
+	return "install " + strings.Join(list, ", ") + " and "
 }
 
 // leadsNow reports whether the node holds the leader's lock.

@@ -117,7 +117,7 @@ func TestRestartAction(t *testing.T) {
 		others := slices.DeleteFunc([]string{"pg1", "pg2", "pg3"}, func(n string) bool { return n == before })
 		var started []string
 		s.f.OnUnit(func(verb string, u *fakehost.Unit) {
-			if verb == "restart" && u.Name == "patroni.service" {
+			if verb == "stop" && u.Name == "patroni.service" {
 				started = append(started, u.Machine.Name)
 				if s.f.Patroni.Node(u.Machine).Primary() {
 					t.Errorf("%s is restarted while it leads", u.Machine.Name)

@@ -75,7 +75,7 @@ func TestUpgradePlan(t *testing.T) {
 		if hosts := list(got, "steps", "host")[:begin]; !slices.Contains(hosts, "pg1") || !slices.Contains(hosts, "pg2") || !slices.Contains(hosts, "pg3") || steps[0] != "patroni.stage" {
 			t.Errorf("before the first turn only these have fetched what they need: %v", hosts)
 		}
-		one := "patroni.gate patroni.mark patroni.packages patroni.restart patroni.verify patroni.mark patroni.hold"
+		one := "patroni.gate patroni.mark patroni.restart patroni.verify patroni.mark patroni.hold"
 		want := one + " " + one + " " + strings.Replace(one, "patroni.gate", "patroni.gate patroni.switchover", 1)
 		if ids := strings.Join(steps[begin:], " "); ids != want {
 			t.Errorf("the steps are\n%s, want\n%s", ids, want)

@@ -134,6 +134,26 @@ func (a Apt) Download(ctx context.Context, pins ...Pin) error {
 	return a.run(ctx, "apt.download", args...)
 }
 
+// How a unit's process is ended for Exchange.
+const (
+	// Stop has it end by itself.
+	Stop = "stop"
+	// Kill leaves what else runs in the unit alone.
+	Kill = "kill"
+)
+
+// Exchange ends a unit's process, installs packages at exactly these versions, and
+// starts the unit again, without waiting until it has started: in one go, which comes to
+// its end on the host whoever goes away meanwhile, and starts the unit also if the
+// installation fails. Without pins it is a restart.
+func (a Apt) Exchange(ctx context.Context, unit, how string, pins ...Pin) error {
+	args := []string{how, unit}
+	for _, p := range pins {
+		args = append(args, p.String())
+	}
+	return a.run(ctx, "apt.exchange", args...)
+}
+
 // Lookup asks the repositories, as they are now, which versions of packages they
 // have. The host's own package lists stay as they are.
 func (a Apt) Lookup(ctx context.Context, names ...string) (map[string][]string, error) {

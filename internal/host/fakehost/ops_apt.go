@@ -56,11 +56,11 @@ func aptUpdate(o *Op) error {
 	return nil
 }
 
-// resolve finds what apt would install for arguments as aptInstall gets them.
-func (o *Op) resolve() ([]wanted, error) {
+// resolve finds what apt would install for arguments.
+func (o *Op) resolve(args []string) ([]wanted, error) {
 	m := o.Machine
 	var all []wanted
-	for _, arg := range o.Cmd.Args[1:] {
+	for _, arg := range args {
 		name, version, pinned := strings.Cut(arg, "=")
 		have := m.Lists[name]
 		switch {
@@ -93,7 +93,7 @@ type wanted struct{ name, version string }
 
 // aptDownload fetches what aptInstall would install.
 func aptDownload(o *Op) error {
-	_, err := o.resolve()
+	_, err := o.resolve(o.Cmd.Args[1:])
 	return err
 }
 
@@ -107,9 +107,12 @@ func aptLookup(o *Op) error {
 	return nil
 }
 
-func aptInstall(o *Op) error {
+func aptInstall(o *Op) error { return o.Install(o.Cmd.Args[1:]...) }
+
+// Install is apt-get install of packages, with their versions.
+func (o *Op) Install(args ...string) error {
 	m := o.Machine
-	all, err := o.resolve()
+	all, err := o.resolve(args)
 	if err != nil {
 		return err
 	}

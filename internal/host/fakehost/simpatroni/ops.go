@@ -16,7 +16,7 @@ func (s *Sim) handle() {
 	s.world.Handle("postgres.control", false, s.control)
 	s.world.Handle("postgres.settings", false, s.settings)
 	s.world.Handle("postgres.slots", false, s.slotNames)
-	s.world.Handle("patroni.again", true, s.again)
+	s.world.Handle("apt.exchange", true, s.exchange)
 	s.world.Handle("postgres.scratch", false, func(*fakehost.Op) error { return nil }) // all libraries fit
 	s.world.Handle("patroni.files", false, s.files)
 	s.world.Handle("patroni.watchdog.look", false, s.lookWatchdog)
@@ -125,22 +125,43 @@ func (s *Sim) slotNames(o *fakehost.Op) error {
 	return nil
 }
 
-// again is again.sh: Patroni is killed and started, while PostgreSQL goes on.
-func (s *Sim) again(o *fakehost.Op) error {
-	u := o.Machine.Units[o.Arg(1)]
+// exchange is apt_exchange.sh: Patroni is stopped, or killed while PostgreSQL goes on,
+// packages are installed, and it is started, whatever came of that.
+func (s *Sim) exchange(o *fakehost.Op) error {
+	u := o.Machine.Units[o.Arg(3)]
 	n := s.nodes[o.Machine.Name]
 	if u == nil || n == nil {
-		return o.Fail(1, "Failed to kill unit %s: Unit not loaded.", o.Arg(1))
+		return o.Fail(1, "Failed to stop unit %s: Unit not loaded.", o.Arg(3))
 	}
-	o.Tell("again", u)
-	n.killed()
-	u.Killed()
-	began := time.Now()
-	if !o.Wait(func() bool { return time.Since(began) >= s.world.Real(200*time.Millisecond) }) {
+	// It goes on whoever goes away meanwhile, but for the machine.
+	pins, boot, done := o.Cmd.Args[3:], o.Machine.OS.BootID, false
+	var err error
+	var finish func()
+	finish = func() {
+		switch {
+		case !o.Machine.Up || o.Machine.OS.BootID != boot:
+			done = true
+		case u.Running():
+			s.world.After(100*time.Millisecond, finish)
+		default:
+			err = o.Install(pins...)
+			u.Start()
+			done = true
+		}
+	}
+	if o.Arg(2) == "kill" {
+		o.Tell("again", u)
+		n.killed()
+		u.Killed()
+	} else {
+		o.Tell("stop", u)
+		u.Halt()
+	}
+	s.world.After(200*time.Millisecond, finish)
+	if !o.Wait(func() bool { return done }) {
 		return o.Fail(255, "gone")
 	}
-	u.Start()
-	return nil
+	return err
 }
 
 // files is secret_files.sh.

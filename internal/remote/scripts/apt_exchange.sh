@@ -1,0 +1,36 @@
+# apt.exchange WAIT HOW UNIT [PACKAGE=VERSION...]: ends a unit's process, installs these
+# packages, and starts the unit again, whatever happened in between: no program ever
+# runs with files of two versions. HOW is "stop", or "kill" to leave what else runs in
+# the unit alone. Nobody has to stay connected for it to come to its end.
+how=$1 unit=$2
+shift 2
+if [ "$how" = kill ] && [ "$(systemctl show --no-pager -p KillMode --value -- "$unit")" != process ]; then
+	echo "the unit $unit does not have KillMode=process: everything in it would be killed" >&2
+	exit 65
+fi
+trap '' HUP PIPE
+guard_on
+trap '' HUP PIPE
+trap 'guard_off; systemctl reset-failed -- "$unit" 2>/dev/null; systemctl start --no-block -- "$unit"' EXIT
+if [ -n "$(dpkg --audit 2>/dev/null)" ]; then
+	dpkg --configure -a --force-confdef --force-confold 9>&- >&2 || true
+fi
+if [ "$how" = kill ]; then
+	# systemd would start it again by itself, in the middle of what follows.
+	mkdir -p "/run/systemd/system/$unit.d"
+	printf '[Service]\nRestart=no\n' >"/run/systemd/system/$unit.d/pgha-exchange.conf"
+	trap 'rm -f -- "/run/systemd/system/$unit.d/pgha-exchange.conf"; rmdir -- "/run/systemd/system/$unit.d" 2>/dev/null; systemctl daemon-reload
+		guard_off; systemctl reset-failed -- "$unit" 2>/dev/null; systemctl start --no-block -- "$unit"' EXIT
+	systemctl daemon-reload
+	systemctl kill --kill-who=main --signal=KILL -- "$unit"
+	n=0
+	while [ "$(systemctl show --no-pager -p ActiveState --value -- "$unit")" = active ] && [ "$n" -lt 50 ]; do
+		n=$((n + 1))
+		sleep 0.1
+	done
+else
+	systemctl stop -- "$unit"
+fi
+if [ "$#" -gt 0 ]; then
+	apt install --no-install-recommends --no-remove --allow-downgrades --allow-change-held-packages -- "$@"
+fi
