@@ -59,7 +59,7 @@ func (s *site) drift(t *testing.T) {
 		},
 		{
 			"etcd's settings", replica, "sed -i 's/^ETCD_HEARTBEAT_INTERVAL=.*/ETCD_HEARTBEAT_INTERVAL=\"150\"/' /etc/pgha/etcd/dcs/etcd.env",
-			[]string{"drift", "restart etcd.service, for its settings, while all others are well (restart)"},
+			[]string{"drift", "restart etcd.service, for its settings, while all others are well"},
 			"grep -q 'ETCD_HEARTBEAT_INTERVAL=\"100\"' /etc/pgha/etcd/dcs/etcd.env && systemctl is-active -q etcd",
 		},
 		{

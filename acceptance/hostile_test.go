@@ -155,6 +155,11 @@ output "ca" { value = pgha_patroni_cluster.c.ca_certificate }
 	config("slots = { odd = { type = \"logical\", database = " + hcl(db) + ", plugin = \"pgoutput\" } }")
 	s.Apply(ctx)
 	s.NoChanges(ctx)
+	// Patroni stops a replica for a moment to copy the slot to it.
+	s.eventually("the slot on the replica", time.Minute, func(ctx context.Context) (bool, string) {
+		out, err := s.lab.SSH(ctx, replica, "cd /; runuser -u postgres -- psql -XAtqc "+quote("select count(*) from pg_replication_slots where slot_name = 'odd'"))
+		return err == nil && strings.TrimSpace(out) == "1", fmt.Sprint(out, err)
+	})
 
 	for name, want := range parameters {
 		for _, h := range []string{"pg1", "pg2"} {

@@ -150,7 +150,11 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	}
 	fresh := do.Known
 	applied.UID, applied.Authority = fresh.Record.UID, fresh.Authority
-	pending, unverified, err := do.verify(ctx, c, s.Wanted)
+	unsettled, err := do.unsettled(ctx, c)
+	if err != nil {
+		return applied, err
+	}
+	pending, unverified, err := do.verify(ctx, c, s.Wanted, unsettled)
 	applied.Unverified = unverified
 	if err != nil {
 		return applied, err

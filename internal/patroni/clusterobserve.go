@@ -3,6 +3,7 @@ package patroni
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -48,6 +49,13 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 	}
 	if k.Restored != "" {
 		o.Drift = append(o.Drift, "cluster: compare what etcd knows from "+k.Restored+" with the nodes, and let Patroni resume (reload)")
+	}
+	unsettled, err := do.unsettled(ctx, c)
+	if err != nil {
+		return o, err
+	}
+	for _, name := range sortedKeys(unsettled) {
+		owned = append(slices.Clone(owned), Parameter(name))
 	}
 	for _, name := range sortedKeys(k.Members) {
 		if why := k.Members[name].waitsFor(owned); why != "" {

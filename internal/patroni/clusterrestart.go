@@ -56,6 +56,30 @@ func (d *Doer) keepParameters(ctx context.Context, c Cluster, changed []string) 
 	return err
 }
 
+// unsettled are the parameters that were changed and that not all nodes are known to
+// run with, with what they were before ("" where they were not given): those too that
+// are left to their defaults now.
+func (d *Doer) unsettled(ctx context.Context, c Cluster) (map[string]string, error) {
+	kv, there, err := d.KV.Get(ctx, c.parametersJournal())
+	if err != nil || !there {
+		return nil, err
+	}
+	var back Document
+	if err := json.Unmarshal([]byte(kv.Value), &back); err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	section, _ := back["postgresql"].(map[string]any)
+	all, _ := section["parameters"].(map[string]any)
+	for name, was := range all {
+		names[name] = ""
+		if was != nil {
+			names[name] = Text(was)
+		}
+	}
+	return names, nil
+}
+
 // restartPending restarts the members that wait for it. It returns those that still
 // do, and why, where the rollout policy says so.
 func (m *Manager) restartPending(ctx context.Context, c Cluster, do *Doer, pending map[string][]string, unverified bool) (left map[string]string, err error) {

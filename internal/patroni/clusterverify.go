@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +17,16 @@ import (
 // keeps what it last accepted in patroni.dynamic.json, and its server says
 // which parameters it runs with. Patroni answers 200 to a configuration that
 // its nodes then ignore, so the answer alone proves nothing.
-func (d *Doer) verify(ctx context.Context, c Cluster, wanted Settings) (pending map[string][]string, unverified map[string]error, err error) {
+func (d *Doer) verify(ctx context.Context, c Cluster, wanted Settings, unsettled map[string]string) (pending map[string][]string, unverified map[string]error, err error) {
 	pending, unverified = map[string][]string{}, map[string]error{}
 	var names []string
 	for _, path := range wanted.Paths() {
 		if name, ok := IsParameter(path); ok {
+			names = append(names, name)
+		}
+	}
+	for _, name := range sortedKeys(unsettled) {
+		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
@@ -35,8 +41,9 @@ func (d *Doer) verify(ctx context.Context, c Cluster, wanted Settings) (pending 
 			loop = v
 		}
 		waitCtx, cancel := context.WithTimeout(ctx, time.Duration(2*loop)*time.Second+15*time.Second)
+		begin := time.Now()
 		err := wait.Until(waitCtx, d.Log, "node "+member+" to take the configuration over", 300*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-			late, wait, err := d.takenOver(ctx, n, wanted, names)
+			late, wait, err := d.takenOver(ctx, n, wanted, names, unsettled, time.Since(begin) < time.Duration(loop+5)*time.Second)
 			pending[member] = wait
 			if host.Unreachable(err) {
 				return false, "", waitNever(err)
@@ -66,7 +73,7 @@ func waitNever(err error) error { return wait.Never(err) }
 
 // takenOver lists what of the wanted settings a node does not run with yet, and
 // the parameters that wait for a restart.
-func (d *Doer) takenOver(ctx context.Context, n Node, wanted Settings, names []string) (late, pending []string, err error) {
+func (d *Doer) takenOver(ctx context.Context, n Node, wanted Settings, names []string, unsettled map[string]string, early bool) (late, pending []string, err error) {
 	if n.DataDir == "" { // nobody has noted it
 		f, err := d.foreign(ctx, n)
 		if err != nil {
@@ -100,10 +107,17 @@ func (d *Doer) takenOver(ctx context.Context, n Node, wanted Settings, names []s
 	}
 	for _, name := range names {
 		s, ok := settings[strings.ToLower(name)]
+		_, given := wanted[Parameter(name)]
 		switch want := Text(wanted[Parameter(name)]); {
 		case !ok: // an extension's that is not loaded, or not in this version
 		case s.PendingRestart:
 			pending = append(pending, name)
+		case !given:
+			// It is left to its default, and Patroni may not have reloaded yet. Where it
+			// never waits for a restart, that is the value that it has.
+			if was := unsettled[name]; early && was != "" && s.is(name, was) {
+				late = append(late, name)
+			}
 		case s.is(name, want):
 		case postgres.NeedsRestart(name):
 			// Patroni flags it in its next loop.

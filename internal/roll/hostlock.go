@@ -94,7 +94,7 @@ func lockHost(ctx context.Context, log *slog.Logger, h host.Host, path, holder s
 			// on one before it.
 			return nil, heldBy(h.Name(), *told)
 		case err != nil:
-			return nil, problem.In("", lockStep, err)
+			return nil, err
 		}
 		if busy != *told {
 			log.InfoContext(ctx, "waiting for a lock", "host", h.Name(), "held by", busy)
