@@ -1,7 +1,6 @@
 package patroni
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -165,17 +164,19 @@ func (d *Doer) lowered(ctx context.Context, c Cluster, leader string, pending ma
 	if len(names) == 0 {
 		return "", nil
 	}
-	st, err := d.status(ctx, Node{Cluster: c, Name: leader, Target: d.Known.Nodes[leader].Target})
+	flat := d.Known.Config.Flatten()
+	settings, err := d.serverSettings(ctx, Node{Cluster: c, Name: leader, Target: d.Known.Nodes[leader].Target}, names)
 	if err != nil {
 		return "", err
 	}
-	flat := d.Known.Config.Flatten()
 	for _, name := range names {
-		// Patroni before 3.3 does not say what it waits for.
-		change, _ := st.PendingReason[name].(map[string]any)
-		runs, known := Int(change["old_value"])
-		wanted, err := Int(cmp.Or(change["new_value"], flat[Parameter(name)]))
-		if known && err && wanted < runs {
+		value, given := flat[Parameter(name)]
+		if !given {
+			return name, nil // the default is the lowest that anybody has
+		}
+		runs, known1 := Int(settings[strings.ToLower(name)].Value)
+		wanted, known2 := Int(value)
+		if known1 && known2 && wanted < runs {
 			return name, nil
 		}
 	}
