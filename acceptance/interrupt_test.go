@@ -15,7 +15,7 @@ import (
 // destroyed. Each next apply goes on where the one before was cut off; there is
 // one initialisation, no acknowledged row is lost, and nothing is left behind.
 // After half of the steps it is killed as if its machine died, after the others
-// as by Ctrl-C; TestInterruptedSwapped, with PGHA_EXHAUSTIVE=1, has them the other way round.
+// as by Ctrl-C; TestInterruptedSwapped has them the other way round.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	interrupted(t, 0, func(t *testing.T, k *killer, base settings) {
@@ -34,12 +34,8 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// The same, with each signal where the other one was: ten minutes more, for who asks
-// for everything.
+// The same, with each signal where the other one was.
 func TestInterruptedSwapped(t *testing.T) {
-	if !exhaustive() {
-		t.Skip("only with PGHA_EXHAUSTIVE=1")
-	}
 	t.Parallel()
 	interrupted(t, 1, nil)
 }
