@@ -2,7 +2,6 @@ package patroni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,43 +39,71 @@ func undo(live Document, changed []string) Document {
 	return back
 }
 
-// keepParameters keeps what the parameters were, before they are changed. What is
-// kept already is older, and stays.
+// adding returns a kept patch with another one added. What is kept already is older,
+// and stays.
+func adding(kept, back Document) Document {
+	flat := kept.Flatten()
+	for path, was := range back.Flatten() {
+		if _, there := flat[path]; !there {
+			put(kept, path, was)
+		}
+	}
+	return kept
+}
+
+// only splits a kept patch into what is about some parameters, and the rest.
+func only(kept Document, parameters []string) (about, rest Document) {
+	about, rest = Document{}, Document{}
+	for path, was := range kept.Flatten() {
+		if name, _ := IsParameter(path); slices.Contains(parameters, name) {
+			put(about, path, was)
+		} else {
+			put(rest, path, was)
+		}
+	}
+	return about, rest
+}
+
+// keptParameters is the patch that is kept, nil if there is none.
+func (d *Doer) keptParameters(ctx context.Context, c Cluster) (Document, error) {
+	kv, there, err := d.KV.Get(ctx, c.parametersJournal())
+	if err != nil || !there {
+		return nil, err
+	}
+	return ParseDocument([]byte(kv.Value))
+}
+
+// keepParameters keeps what the parameters were, before they are changed.
 func (d *Doer) keepParameters(ctx context.Context, c Cluster, changed []string) error {
 	back := undo(d.Known.Config, changed)
 	if back == nil || !hasDatabase(d.Known) {
 		return nil
 	}
-	text, err := jsonText(back)
+	kept, err := d.keptParameters(ctx, c)
 	if err != nil {
 		return err
 	}
-	_, err = d.KV.Create(ctx, c.parametersJournal(), text)
-	return err
+	if kept != nil {
+		back = adding(kept, back)
+	}
+	return putJSON(ctx, d.KV, c.parametersJournal(), back)
 }
 
 // unsettled are the parameters that were changed and that not all nodes are known to
 // run with, with what they were before ("" where they were not given): those too that
 // are left to their defaults now.
 func (d *Doer) unsettled(ctx context.Context, c Cluster) (map[string]string, error) {
-	kv, there, err := d.KV.Get(ctx, c.parametersJournal())
-	if err != nil || !there {
-		return nil, err
-	}
-	var back Document
-	if err := json.Unmarshal([]byte(kv.Value), &back); err != nil {
-		return nil, err
-	}
+	kept, err := d.keptParameters(ctx, c)
 	names := map[string]string{}
-	section, _ := back["postgresql"].(map[string]any)
-	all, _ := section["parameters"].(map[string]any)
-	for name, was := range all {
-		names[name] = ""
-		if was != nil {
-			names[name] = Text(was)
+	for path, was := range kept.Flatten() {
+		if name, ok := IsParameter(path); ok {
+			names[name] = ""
+			if was != nil {
+				names[name] = Text(was)
+			}
 		}
 	}
-	return names, nil
+	return names, err
 }
 
 // restartPending restarts the members that wait for it. It returns those that still
@@ -207,7 +234,7 @@ func (d *Doer) restartFor(n Node, t turn, inPlace, first bool) engine.Step {
 		if err == nil || ctx.Err() != nil || !first || inPlace {
 			return err
 		}
-		return d.takeBack(ctx, n, err)
+		return d.takeBack(ctx, n, t.settings, err)
 	})
 }
 
@@ -273,30 +300,32 @@ func (d *Doer) refusesToStart(ctx context.Context, n Node, since moment, cause e
 	return &problem.Error{Host: n.Target.Name, Cause: fmt.Errorf("PostgreSQL does not start with the changed configuration: %w", cause), Log: telling(lines)}
 }
 
-// takeBack puts the parameters back that a replica did not start with: it was the
-// first one, and all others still run with what was before.
-func (d *Doer) takeBack(ctx context.Context, n Node, why error) error {
+// takeBack puts the parameters back that a replica was restarted for and did not start
+// with: it was the first one, and all others still run with what was before. Earlier
+// changes, which it ran with already, stay.
+func (d *Doer) takeBack(ctx context.Context, n Node, parameters []string, why error) error {
 	failed := func(left string, more error) error {
 		return problem.Fill(errors.Join(why, more), problem.Error{
 			Host: n.Target.Name, Step: "restart the first replica with the changed configuration", Left: left,
 			Do: "correct the parameter, and apply again.",
 		})
 	}
+	const changed = "the changed configuration; the other members, running as before."
 	c := n.Cluster
-	kept, there, err := d.KV.Get(ctx, c.parametersJournal())
-	if err != nil || !there {
-		return failed("the changed configuration, since nobody knows any more what it was before; the other members, running with that.", err)
+	kept, err := d.keptParameters(ctx, c)
+	if err != nil {
+		return failed(changed, err)
 	}
-	var back Document
-	if err := json.Unmarshal([]byte(kept.Value), &back); err != nil {
-		return failed("the changed configuration; the other members, running as before.", err)
+	back, rest := only(kept, parameters)
+	if len(back) == 0 {
+		return failed("the changed configuration, since nobody knows any more what it was before; the other members, running with that.", nil)
 	}
 	k, err := c.Load(ctx, d.KV)
 	if err != nil {
-		return failed("the changed configuration; the other members, running as before.", err)
+		return failed(changed, err)
 	}
 	if err := d.patchAny(ctx, c, k, back); err != nil {
-		return failed("the changed configuration; the other members, running as before.", err)
+		return failed(changed, err)
 	}
 	since, err := d.now(ctx, n)
 	if err == nil {
@@ -307,8 +336,10 @@ func (d *Doer) takeBack(ctx context.Context, n Node, why error) error {
 	if err != nil {
 		return failed("the configuration, as it was before; the other members, running; this replica does not run yet.", err)
 	}
-	if err := d.KV.Delete(ctx, c.parametersJournal()); err != nil {
-		return failed("the configuration, as it was before, and all members running with it.", err)
+	if len(rest) == 0 {
+		err = d.KV.Delete(ctx, c.parametersJournal())
+	} else {
+		err = putJSON(ctx, d.KV, c.parametersJournal(), rest)
 	}
-	return failed("the configuration, as it was before, and all members running with it.", nil)
+	return failed("the configuration, as it was before, and all members running with it.", err)
 }

@@ -21,6 +21,28 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// A change that is not taken over by all yet is kept while another one is made, and
+// what is put back is the one that a replica did not start with.
+func TestKeptParameters(t *testing.T) {
+	at := func(parameters map[string]any) Document {
+		return Document{"postgresql": map[string]any{"parameters": parameters}}
+	}
+	kept := adding(at(map[string]any{"max_connections": "100"}), at(map[string]any{"max_connections": "150", "shared_buffers": nil}))
+	if d := cmp.Diff(at(map[string]any{"max_connections": "100", "shared_buffers": nil}), kept); d != "" {
+		t.Errorf("kept (-want +got):\n%s", d)
+	}
+	back, rest := only(kept, []string{"shared_buffers"})
+	if d := cmp.Diff(at(map[string]any{"shared_buffers": nil}), back); d != "" {
+		t.Errorf("put back (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(at(map[string]any{"max_connections": "100"}), rest); d != "" {
+		t.Errorf("still kept (-want +got):\n%s", d)
+	}
+	if back, rest := only(nil, []string{"shared_buffers"}); len(back)+len(rest) > 0 {
+		t.Errorf("of nothing: %v, %v", back, rest)
+	}
+}
+
 // Replicas are restarted before the leader, unless what is lowered needs the leader's
 // restart first.
 func TestTurnsForParameters(t *testing.T) {
