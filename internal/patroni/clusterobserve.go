@@ -2,7 +2,6 @@ package patroni
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -59,7 +58,7 @@ func (m *Manager) ObserveCluster(ctx context.Context, c Cluster, owned []string)
 	}
 	for _, name := range sortedKeys(k.Members) {
 		if why := k.Members[name].waitsFor(owned); why != "" {
-			o.Drift = append(o.Drift, fmt.Sprintf("%s: restart PostgreSQL for %s (restart)", name, why))
+			o.Drift = append(o.Drift, name+": restart PostgreSQL for "+why+howRestarted(k, name))
 		}
 	}
 	if do.pausedByUs(ctx, c) {
@@ -85,6 +84,23 @@ func (m Member) waitsFor(owned []string) string {
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// howRestarted says what the restart of a member for parameters does to service.
+func howRestarted(k Known, name string) string {
+	if name != k.Leader {
+		return " (restart)"
+	}
+	flat := k.Config.Flatten()
+	for parameter, reason := range k.Members[name].PendingReason {
+		change, _ := reason.(map[string]any)
+		runs, known1 := Int(change["old_value"])
+		wanted, known2 := Int(change["new_value"])
+		if _, given := flat[Parameter(parameter)]; StandbyFirst(parameter) && (!given || known1 && known2 && wanted < runs) {
+			return ", on the leader where it is (restart)"
+		}
+	}
+	return ", on the leader after a switchover to a replica (switchover)"
 }
 
 // Leader is the name of the member that holds the leader's lock, empty if none

@@ -72,3 +72,28 @@ func TestWaitsFor(t *testing.T) {
 		}
 	}
 }
+
+// A refresh names what the restart of each member does: the leader's is a switchover,
+// unless a parameter becomes lower that replicas must not have lower than it.
+func TestHowRestarted(t *testing.T) {
+	change := func(from, to string) map[string]any { return map[string]any{"old_value": from, "new_value": to} }
+	for name, c := range map[string]struct {
+		member string
+		reason map[string]any
+		want   string
+	}{
+		"a replica":                 {"pg2", map[string]any{"max_connections": change("100", "150")}, " (restart)"},
+		"the leader":                {"pg1", map[string]any{"max_connections": change("100", "150")}, ", on the leader after a switchover to a replica (switchover)"},
+		"the leader, lowered":       {"pg1", map[string]any{"max_connections": change("200", "150")}, ", on the leader where it is (restart)"},
+		"the leader, not given":     {"pg1", map[string]any{"max_wal_senders": change("20", "10")}, ", on the leader where it is (restart)"},
+		"the leader, anything else": {"pg1", map[string]any{"shared_buffers": change("64MB", "32MB")}, ", on the leader after a switchover to a replica (switchover)"},
+	} {
+		k := Known{
+			Leader: "pg1", Members: map[string]Member{c.member: {PendingRestart: true, PendingReason: c.reason}},
+			Config: Document{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": "150"}}},
+		}
+		if have := howRestarted(k, c.member); have != c.want {
+			t.Errorf("%s: %q, and not %q", name, have, c.want)
+		}
+	}
+}

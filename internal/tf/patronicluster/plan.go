@@ -238,6 +238,14 @@ func effects(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 		if name := lowers(old, wanted, changed); name != "" {
 			order = fmt.Sprintf("the leader first, where it is, since replicas cannot have %s lower than their leader: writes wait for its restart.", name)
 		}
+		if r := m.rollout(ctx, diags); r != nil {
+			if r.Manual {
+				order = strings.TrimSuffix(order, ".") + ". With rollout.switchover = \"manual\" the leader is left as it is, and the apply says so."
+			}
+			if r.Window != nil {
+				order += fmt.Sprintf(" Outside the window (%s) nothing is restarted, and the apply says so.", r.Window)
+			}
+		}
 		diags.AddWarning("Applying this restarts PostgreSQL on all nodes of "+scope,
 			"It takes these over only when it starts:\n  "+strings.Join(restart, "\n  ")+
 				"\nThe nodes are restarted one at a time, as rollout says: "+order+" If the first replica does not start with them, the configuration is put back.")
