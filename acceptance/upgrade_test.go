@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -318,6 +319,25 @@ func TestUpgradeFaults(t *testing.T) {
 		if config := u.on("pg1", "patronictl -c /etc/patroni/config.yml show-config"); strings.Contains(config, "pause") {
 			t.Errorf("it is still paused:\n%s", config)
 		}
+	})
+
+	t.Run("killed while packages are exchanged", func(t *testing.T) {
+		want := pins{u.old.Postgres, u.new.Patroni}
+		u.to(want)
+		r := u.begin(ctx, "apply")
+		h := r.await(t, "patroni.restart")
+		u.eventually("Patroni to be ended", time.Minute, func(ctx context.Context) (bool, string) {
+			out, err := u.lab.SSH(ctx, h, "systemctl is-active patroni || true")
+			return err == nil && strings.TrimSpace(out) != "active", fmt.Sprint(out, err)
+		})
+		r.kill(syscall.SIGKILL)
+		r.end()
+		// What was begun on the host comes to its end there, with nobody's help.
+		u.healthy(u.others(h)[0], u.all...)
+		if have, _ := u.runs(h); have != want {
+			t.Errorf("%s runs %v, and not %v", h, have, want)
+		}
+		u.on(h, "test ! -e /usr/sbin/policy-rc.d && test -z \"$(dpkg --audit)\"")
 	})
 
 	t.Run("from two states, one node at a time", func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -52,6 +53,62 @@ func TestInstall(t *testing.T) {
 		}
 		if slices.ContainsFunc(calls, func(c string) bool { return strings.HasPrefix(c, "dpkg [--configure]") }) {
 			t.Errorf("dpkg was set right although it was: %q", calls)
+		}
+	})
+}
+
+// A unit is ended before packages are exchanged, and started after that, also if they
+// could not be; what apt says is told, and nothing stays behind.
+func TestExchange(t *testing.T) {
+	for how, end := range map[string]string{remote.Stop: "systemctl [stop] [--] [patroni.service]", remote.Kill: "systemctl [kill] [--kill-who=main] [--signal=KILL] [--] [patroni.service]"} {
+		for _, fails := range []bool{false, true} {
+			t.Run(fmt.Sprint(how, ", installing fails: ", fails), func(t *testing.T) {
+				each(t, func(t *testing.T, h *shellhost.Host) {
+					h.Program("systemctl", `case $* in *KillMode*) echo process ;; *ActiveState*) echo failed ;; esac`)
+					program := seesGuard
+					if fails {
+						program += "; echo 'E: Unable to correct problems, you have held broken packages.' >&2; exit 100"
+					}
+					h.Program("apt-get", program)
+					err := apt(h).Exchange(t.Context(), "patroni.service", how, remote.Pin{Name: "patroni", Version: "4.1.5-2"})
+					if (err != nil) != fails || fails && !strings.Contains(problem.Details(err), "held broken packages") {
+						t.Errorf("the error is %v", err)
+					}
+					var order []string
+					for _, c := range h.Calls() {
+						switch {
+						case c == end:
+							order = append(order, "end")
+						case strings.HasPrefix(c, "apt-get"):
+							order = append(order, "install")
+						case c == "systemctl [start] [--no-block] [--] [patroni.service]":
+							order = append(order, "start")
+						}
+					}
+					if want := []string{"end", "install", "start"}; !slices.Equal(order, want) {
+						t.Errorf("the order is %v: %q", order, h.Calls())
+					}
+					if got := read(t, h.Path("/run/seen")); got != "guard 101\n" {
+						t.Errorf("apt-get saw %q", got)
+					}
+					for _, pattern := range []string{"/usr/sbin/*", "/run/systemd/system/*", "/run/pgha-exchange*"} {
+						if left, _ := filepath.Glob(h.Path(pattern)); len(left) > 0 {
+							t.Errorf("left behind: %q", left)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// Where PostgreSQL would be killed with Patroni, nothing is begun.
+func TestExchangeKillsAll(t *testing.T) {
+	each(t, func(t *testing.T, h *shellhost.Host) {
+		h.Program("systemctl", `case $* in *KillMode*) echo control-group ;; esac`)
+		err := apt(h).Exchange(t.Context(), "patroni.service", remote.Kill)
+		if err == nil || slices.ContainsFunc(h.Calls(), func(c string) bool { return strings.Contains(c, "[kill]") || strings.Contains(c, "[start]") }) {
+			t.Errorf("%v: %q", err, h.Calls())
 		}
 	})
 }

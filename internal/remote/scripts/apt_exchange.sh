@@ -8,19 +8,35 @@ if [ "$how" = kill ] && [ "$(systemctl show --no-pager -p KillMode --value -- "$
 	echo "the unit $unit does not have KillMode=process: everything in it would be killed" >&2
 	exit 65
 fi
-trap '' HUP PIPE
 guard_on
+# What is said goes into a file: dpkg ends with an error where nobody reads it.
+said=$(mktemp /run/pgha-exchange.XXXXXX)
+exec 3>&2 >"$said" 2>&1
 trap '' HUP PIPE
-trap 'guard_off; systemctl reset-failed -- "$unit" 2>/dev/null; systemctl start --no-block -- "$unit"' EXIT
+no_restart=/run/systemd/system/$unit.d/pgha-exchange.conf
+finish() {
+	status=$?
+	set +e
+	if [ -e "$no_restart" ]; then
+		rm -f -- "$no_restart"
+		rmdir -- "${no_restart%/*}" 2>/dev/null
+		systemctl daemon-reload
+	fi
+	guard_off
+	systemctl reset-failed -- "$unit" 2>/dev/null
+	systemctl start --no-block -- "$unit"
+	cat -- "$said" >&3 2>/dev/null
+	rm -f -- "$said"
+	exit "$status"
+}
+trap finish EXIT
 if [ -n "$(dpkg --audit 2>/dev/null)" ]; then
-	dpkg --configure -a --force-confdef --force-confold 9>&- >&2 || true
+	dpkg --configure -a --force-confdef --force-confold 9>&- || true
 fi
 if [ "$how" = kill ]; then
 	# systemd would start it again by itself, in the middle of what follows.
-	mkdir -p "/run/systemd/system/$unit.d"
-	printf '[Service]\nRestart=no\n' >"/run/systemd/system/$unit.d/pgha-exchange.conf"
-	trap 'rm -f -- "/run/systemd/system/$unit.d/pgha-exchange.conf"; rmdir -- "/run/systemd/system/$unit.d" 2>/dev/null; systemctl daemon-reload
-		guard_off; systemctl reset-failed -- "$unit" 2>/dev/null; systemctl start --no-block -- "$unit"' EXIT
+	mkdir -p "${no_restart%/*}"
+	printf '[Service]\nRestart=no\n' >"$no_restart"
 	systemctl daemon-reload
 	systemctl kill --kill-who=main --signal=KILL -- "$unit"
 	n=0
