@@ -86,34 +86,13 @@ func (d *Doer) anyView(ctx context.Context, c Cluster) (ClusterView, error) {
 	return d.viewOf(ctx, n)
 }
 
-// freshView is anyView, corrected by what the members say themselves: etcd shows one
-// that has lost its power as well for as long as its key lives (ttl).
+// freshView is anyView, corrected by what the members say themselves.
 func (d *Doer) freshView(ctx context.Context, c Cluster) (ClusterView, error) {
 	view, err := d.anyView(ctx, c)
 	if err != nil {
 		return view, err
 	}
-	nodes := map[string]Node{}
-	for _, name := range sortedKeys(d.Known.Nodes) {
-		if nodes[name], err = d.Known.noted(c, name); err != nil {
-			return view, err
-		}
-	}
-	statuses, errs := d.statuses(ctx, nodes)
-	view.Members = slices.Clone(view.Members)
-	for i, m := range view.Members {
-		st, answers := statuses[m.Name]
-		switch ok, _ := Running(st); {
-		case errs[m.Name] != nil:
-			view.Members[i].State = "not answering"
-		case answers && !ok && m.Healthy():
-			view.Members[i].State = "not streaming"
-			if st.State != "running" {
-				view.Members[i].State = st.State
-			}
-		}
-	}
-	return view, nil
+	return d.asked(ctx, c, view, "")
 }
 
 // unfitting is an error of who cannot be taken out of service now.

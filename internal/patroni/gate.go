@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,9 +120,11 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 	r := d.Known.rollout()
 	bounded, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()
-	var last string
 	err := wait.Until(bounded, d.Log, "all other members to be well, before the turn of "+n.Name, 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		view, err := d.viewOf(ctx, n)
+		if err == nil {
+			view, err = d.asked(ctx, n.Cluster, view, n.Name)
+		}
 		if err != nil {
 			return false, "", err
 		}
@@ -132,10 +135,6 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 		if f.never != nil {
 			return false, "", wait.Never(f.never)
 		}
-		if f.waits == "" {
-			f.waits = d.silent(ctx, n)
-		}
-		last = f.waits
 		return f.waits == "", f.waits, nil
 	})
 	var known *problem.Error
@@ -144,34 +143,36 @@ func (d *Doer) waitFit(ctx context.Context, n Node, t turn) error {
 	}
 	return &problem.Error{
 		Cause: fmt.Errorf("%s is not restarted for %s: %w", n.Name, t, err), Left: "the node, running as it was.",
-		Do: "see to what is named above (patronictl -c " + ConfigPath + " list), then apply again." + ifAny(last != "", " How long to wait for it is rollout.patience of the pgha_patroni_cluster."),
+		Do: "see to what is named above (patronictl -c " + ConfigPath + " list), then apply again. How long to wait for it is rollout.patience of the pgha_patroni_cluster.",
 	}
 }
 
-// silent says who of the others does not answer as a member that does its work: etcd
-// shows one that has lost its power as well for as long as its key lives (ttl).
-func (d *Doer) silent(ctx context.Context, n Node) string {
+// asked is a view, corrected by what the members say themselves: etcd shows one that has
+// lost its power as well for as long as its key lives (ttl). One of them may be left out.
+func (d *Doer) asked(ctx context.Context, c Cluster, view ClusterView, but string) (ClusterView, error) {
 	nodes := map[string]Node{}
-	for _, name := range without(sortedKeys(d.Known.Nodes), n.Name) {
-		nodes[name] = Node{Cluster: n.Cluster, Name: name, Target: d.Known.Nodes[name].Target}
+	for _, name := range without(sortedKeys(d.Known.Nodes), but) {
+		n, err := d.Known.noted(c, name)
+		if err != nil {
+			return view, err
+		}
+		nodes[name] = n
 	}
 	statuses, errs := d.statuses(ctx, nodes)
-	for _, name := range sortedKeys(nodes) {
-		if errs[name] != nil {
-			return name + " does not answer: " + errs[name].Error()
-		}
-		if ok, why := Running(statuses[name]); !ok {
-			return name + " is not well: " + why
+	view.Members = slices.Clone(view.Members)
+	for i, m := range view.Members {
+		st, answers := statuses[m.Name]
+		switch ok, _ := Running(st); {
+		case errs[m.Name] != nil:
+			view.Members[i].State = "not answering: " + errs[m.Name].Error()
+		case answers && !ok && m.Healthy():
+			view.Members[i].State = "not streaming"
+			if st.State != "running" {
+				view.Members[i].State = st.State
+			}
 		}
 	}
-	return ""
-}
-
-func ifAny(yes bool, text string) string {
-	if yes {
-		return text
-	}
-	return ""
+	return view, nil
 }
 
 // viewOf asks the node, and if it does not answer any other one, who is in the cluster.

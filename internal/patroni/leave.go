@@ -61,7 +61,7 @@ func (d *Doer) handOver(n Node) engine.Step {
 		}
 		switch {
 		case candidate != "":
-			if err := d.Switchover(ctx, n, candidate); err != nil {
+			if err := d.moveLead(ctx, n, candidate); err != nil {
 				return err
 			}
 			return d.settled(ctx, n)
@@ -146,49 +146,6 @@ func allowedToLead(tags map[string]any) bool {
 	}
 	priority, ok := Int(tags["failover_priority"])
 	return !ok || priority > 0
-}
-
-// Switchover moves the leader's role to the candidate and waits until another
-// member leads. The request is sent once: whatever its answer, the cluster is
-// asked what happened.
-func (d *Doer) Switchover(ctx context.Context, n Node, candidate string) error {
-	a, err := d.api(ctx, n)
-	if err != nil {
-		return err
-	}
-	loopWait := 10 * time.Second
-	if v, ok := Int(d.Known.Config["loop_wait"]); ok {
-		loopWait = time.Duration(v) * time.Second
-	}
-	d.Log.InfoContext(ctx, "switching over", "from", n.Name, "to", candidate)
-	answer := a.Switchover(ctx, n.Name, candidate, loopWait)
-	var refused *StatusError
-	if errors.As(answer, &refused) && refused.Code == 412 {
-		return &problem.Error{
-			Cause: fmt.Errorf("Patroni refuses to switch over from %s to %s: %s", n.Name, candidate, refused.Text),
-			Left:  "the leader, as it was.", Do: "make the candidate healthy, then apply again.",
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	err = wait.Until(ctx, d.Log, "another member to lead", 250*time.Millisecond, func(ctx context.Context) (bool, string, error) {
-		view, err := a.Cluster(ctx)
-		if err != nil {
-			return false, "", err
-		}
-		leader, ok := view.Leader()
-		switch {
-		case !ok:
-			return false, "there is no leader", nil
-		case leader.Name == n.Name:
-			return false, n.Name + " still leads", nil
-		}
-		return leader.State == "running", leader.Name + " is " + leader.State, nil
-	})
-	if err != nil && answer != nil {
-		return errors.Join(answer, err)
-	}
-	return err
 }
 
 // settled waits until a former leader is a replica. Stopped while it is still

@@ -106,7 +106,7 @@ func (p *nodePlanner) turn() (turn, error) {
 		return t, errors.Join(errs...)
 	}
 	if t.postgres || t.patroni {
-		t.reasons(p)
+		p.client(&t)
 	}
 	p.stale(&t)
 	return t, nil
@@ -125,18 +125,16 @@ func (p *nodePlanner) companions(source, from, to string) []remote.Pin {
 	return pins
 }
 
-// reasons makes PostgreSQL's restart include Patroni's: one start does for both.
-func (t *turn) reasons(p *nodePlanner) {
-	for _, pin := range p.n.pinned() {
-		// The client's package has a source of its own where it is another
-		// repository's.
-		have := p.f.Facts.Package(pin.Name)
-		if pin.Name != p.n.clientPackage() || !have.Installed || debver.Matches(pin.Version, have.Version) || t.has(pin.Name) {
-			continue
-		}
-		if exact, err := remote.Resolve(pin.Name, pin.Version, p.f.Facts.Available(pin.Name)); err == nil {
-			t.pins = append(t.pins, exact)
-		}
+// client adds the client's package, which has a source of its own where it is another
+// repository's.
+func (p *nodePlanner) client(t *turn) {
+	name := p.n.clientPackage()
+	have := p.f.Facts.Package(name)
+	if !have.Installed || debver.Matches(p.n.Postgres, have.Version) || t.has(name) {
+		return
+	}
+	if exact, err := remote.Resolve(name, p.n.Postgres, p.f.Facts.Available(name)); err == nil {
+		t.pins = append(t.pins, exact)
 	}
 }
 
@@ -170,14 +168,20 @@ func (p *nodePlanner) stale(t *turn) {
 	if st == nil {
 		return
 	}
-	if runs, has := postgres.ServerVersion(st.ServerVersion), debver.Upstream(p.f.Facts.Package(p.n.serverPackage()).Version); st.ServerVersion > 0 && has != "" && runs != has && !t.postgres {
+	if runs, has := postgres.ServerVersion(st.ServerVersion), debver.Upstream(p.f.Facts.Package(p.n.serverPackage()).Version); st.ServerVersion > 0 && !sameVersion(runs, has) && !t.postgres {
 		t.postgres = true
 		t.why = append(t.why, fmt.Sprintf("PostgreSQL %s is installed, and %s runs", has, runs))
 	}
-	if runs, has := st.Patroni.Version, debver.Upstream(p.f.Facts.Package(patroniPackage).Version); runs != "" && has != "" && runs != has && !t.patroni {
+	if runs, has := st.Patroni.Version, debver.Upstream(p.f.Facts.Package(patroniPackage).Version); runs != "" && !sameVersion(runs, has) && !t.patroni {
 		t.patroni = true
 		t.why = append(t.why, fmt.Sprintf("Patroni %s is installed, and %s runs", has, runs))
 	}
+}
+
+// sameVersion reports whether what runs may be of an installed version. Those from before
+// a release (18~rc1) are not told apart by what runs.
+func sameVersion(runs, installed string) bool {
+	return runs == installed || installed == "" || strings.Contains(installed, "~")
 }
 
 // crossing says why a version is not reached by a rolling restart.

@@ -75,12 +75,16 @@ func (d *Doer) giveUpLead(ctx context.Context, n Node, t turn) error {
 }
 
 // moveLead asks for a switchover, and returns as soon as somebody else leads: Patroni
-// itself answers only when the former leader is back, of which the turn takes care.
-// It is the candidate who is asked, since the other one is about to be restarted. The
-// request is sent once; whatever its answer, the cluster is asked what happened.
+// itself answers only when the former leader is back. It is the candidate who is asked,
+// since the other one is about to be stopped; or that one, where nobody here manages the
+// candidate. The request is sent once; whatever its answer, the cluster is asked what
+// happened.
 func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
-	to := Node{Cluster: n.Cluster, Name: candidate, Target: d.Known.Nodes[candidate].Target}
-	a, err := d.api(ctx, to)
+	at := n
+	if record, managed := d.Known.Nodes[candidate]; managed {
+		at = Node{Cluster: n.Cluster, Name: candidate, Target: record.Target}
+	}
+	a, err := d.api(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -105,9 +109,6 @@ func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
 			}
 		default:
 		}
-		if st, err := a.Status(ctx); err == nil && st.Leads() && st.State == "running" {
-			return true, "", nil
-		}
 		kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
 		switch {
 		case err != nil:
@@ -116,21 +117,26 @@ func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
 			return false, "there is no leader", nil
 		case kv.Value == n.Name:
 			return false, n.Name + " still leads", nil
-		case kv.Value == candidate:
-			return false, candidate + " is being promoted", nil
 		}
-		other := Node{Cluster: n.Cluster, Name: kv.Value, Target: d.Known.Nodes[kv.Value].Target}
-		st, err := d.status(ctx, other)
-		return err == nil && st.Leads() && st.State == "running", kv.Value + " is being promoted", err
+		done, err := d.promoted(ctx, n.Cluster, kv.Value, a)
+		return done, kv.Value + " is being promoted", err
 	})
-	return errors.Join(err, ifErr(err != nil, said))
-}
-
-func ifErr(yes bool, err error) error {
-	if yes {
-		return err
+	if err != nil {
+		return errors.Join(err, said)
 	}
 	return nil
+}
+
+// promoted reports whether a member that has the leader's lock takes writes: it is
+// asked itself, or where nobody here manages it, another one about it.
+func (d *Doer) promoted(ctx context.Context, c Cluster, name string, other *API) (bool, error) {
+	if record, managed := d.Known.Nodes[name]; managed {
+		st, err := d.status(ctx, Node{Cluster: c, Name: name, Target: record.Target})
+		return err == nil && st.Leads() && st.State == "running", err
+	}
+	view, err := other.Cluster(ctx)
+	leader, _ := view.Leader()
+	return err == nil && leader.Name == name && leader.State == "running", err
 }
 
 // again installs what the turn is for, and starts what is due. Never a leader's: if the
@@ -194,7 +200,7 @@ func (t turn) isIn(st NodeStatus) bool {
 	if len(t.settings) > 0 {
 		return !st.PendingRestart
 	}
-	return postgres.ServerVersion(st.ServerVersion) == t.wantPostgres && st.Patroni.Version == t.wantPatroni
+	return sameVersion(postgres.ServerVersion(st.ServerVersion), t.wantPostgres) && sameVersion(st.Patroni.Version, t.wantPatroni)
 }
 
 // pendingReason renders what a node waits for a restart for.
