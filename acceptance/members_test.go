@@ -146,7 +146,7 @@ output "ca" { value = pgha_patroni_cluster.main.ca_certificate }
 		first := s.begin(ctx, "apply")
 		first.await(t, "etcd.member.add")
 		other := &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}
-		write(other.Dir, members, "timeouts { create = \"5s\" }")
+		write(other.Dir, members, "timeouts { create = \"20s\" }")
 		if o := other.TryApply(ctx, "-target=pgha_etcd_cluster.dcs"); o.Code != 0 {
 			has(t, o, "another apply is at work: etcd cluster dcs")
 		}

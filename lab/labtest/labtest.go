@@ -81,12 +81,18 @@ func name(test string) string {
 	return strings.Trim(unique+s[:min(len(s), 32-len(unique))], "-")
 }
 
+// lastSaid prints what a host's services said last, without the noise of logins, in
+// lines that a report of a whole run still holds.
+const lastSaid = `systemctl --failed --no-legend --plain
+journalctl --no-pager -q -n 2000 -o short-precise |
+	grep -vE ' (sshd(-session)?|runuser|sudo|systemd-logind)\[|request stats|took too long' | tail -n 30 | cut -c 8-300`
+
 // logHosts puts what the hosts said last into the test's output.
 func logHosts(t testing.TB, l *labhost.Lab) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for _, h := range l.Hosts() {
-		out, err := l.SSH(ctx, h.Name, "systemctl --failed --no-legend --plain; journalctl --no-pager -q -n 60 -o short-precise")
+		out, err := l.SSH(ctx, h.Name, lastSaid)
 		if err != nil {
 			out += "\n" + err.Error()
 		}
