@@ -39,6 +39,7 @@ type settings struct {
 	Postgres    string
 	Patroni     string
 	Canary      map[string]pins // of single nodes, by name
+	Versions    string          // further attributes of every node's versions
 	EtcdVersion string
 	EtcdOn      []string // names of hosts; all by default
 	Networks    []string // that may connect; samenet and the lab by default
@@ -173,10 +174,10 @@ resource "pgha_patroni_cluster" "main" {
   cluster    = pgha_patroni_cluster.main.membership
   host       = pgha_host.db[%q].access
   name       = %q
-  versions   = { postgresql = %q, patroni = %q }
+  versions   = { postgresql = %q, patroni = %q, %s }
   on_destroy = %q
   %s
-}`, name, name, name, v.Postgres, v.Patroni, onDestroy, nodes[name])
+}`, name, name, name, v.Postgres, v.Patroni, c.Versions, onDestroy, nodes[name])
 	}
 	p(`output "ca" { value = pgha_patroni_cluster.main.ca_certificate }`)
 	return b.String()

@@ -37,6 +37,9 @@ type roll struct {
 	*fakefleet.Fleet
 	t   *testing.T
 	uid string
+	// extensions are what all nodes pin, besides, and freed what they do not any more.
+	extensions map[string]string
+	freed      []string
 }
 
 // rolling runs a test on a complete cluster of so many nodes. On all hosts there is
@@ -89,6 +92,7 @@ func (r *roll) rollout(change func(*patroni.Rollout)) {
 func (r *roll) node(m *fakehost.Machine, v pins) patroni.Node {
 	n := r.Node(m, r.uid)
 	n.Postgres, n.Patroni = v.postgres, v.patroni
+	n.Extensions, n.Freed = r.extensions, r.freed
 	return n
 }
 
@@ -176,6 +180,8 @@ func (r *roll) check(want pins) {
 				switch {
 				case name == "patroni":
 					pin = want.patroni
+				case name == vector:
+					pin = r.extensions["pgvector"]
 				case strings.HasPrefix(name, "postgresql-"), name == "libpq5":
 					pin = want.postgres
 				}

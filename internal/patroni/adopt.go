@@ -314,14 +314,23 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 		p.restarted()
 		f = p.f
 	}
+	added, err := p.added(t)
+	if err != nil {
+		return plan, err
+	}
 	var hold []string
 	for _, pin := range n.pinned() {
-		if have := f.Facts.Package(pin.Name); have.Installed && (!have.Held || t.has(pin.Name)) {
+		have := f.Facts.Package(pin.Name)
+		comes := slices.ContainsFunc(added, func(a remote.Pin) bool { return a.Name == pin.Name })
+		if comes || t.has(pin.Name) || have.Installed && !have.Held {
 			hold = append(hold, pin.Name)
 		}
 	}
-	if len(hold) > 0 && !quiet {
-		plan = plan.Then(do.hold(n, hold))
+	if !quiet {
+		if len(added) > 0 {
+			plan = plan.Then(do.install(n, added))
+		}
+		plan = plan.ThenPlan(p.holds(hold))
 	}
 	want, err := f.Foreign.Merge(n)
 	if err != nil {

@@ -371,11 +371,7 @@ func (d *Doer) status(ctx context.Context, n Node) (NodeStatus, error) {
 	return a.Status(ctx)
 }
 
-func (d *Doer) unhold(n Node) engine.Step {
-	var names []string
-	for _, p := range n.pinned() {
-		names = append(names, p.Name)
-	}
+func (d *Doer) unhold(n Node, names []string) engine.Step {
 	return d.step(n, "patroni.unhold", "let "+strings.Join(names, ", ")+" be upgraded again", engine.Safe, func(ctx context.Context) error {
 		return remote.Apt{Host: d.host(n), Log: d.Log}.Unhold(ctx, names...)
 	})

@@ -1,6 +1,20 @@
 package patroni
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
+)
+
+// hazards are what other packages of extensions leave to do (PostgreSQL documentation,
+// "ALTER EXTENSION"). It is pure.
+func (t *turn) hazards() []string {
+	var list []string
+	for _, pin := range t.extensions {
+		list = append(list, fmt.Sprintf("%s %s: once all nodes have it, see in each database of which version the extension is there (pg_extension), and bring it to the new one on the leader (ALTER EXTENSION ... UPDATE). No apply does that, and there may be no way back from it.", pin.Name, debver.Upstream(pin.Version)))
+	}
+	return list
+}
 
 // patroniHazards are what another version of Patroni changes for those around it
 // (Patroni documentation, "Release notes"). It is pure.

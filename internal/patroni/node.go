@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -24,6 +25,11 @@ type Node struct {
 
 	Postgres string // pin
 	Patroni  string // pin
+	// Extensions are pins of packages of extensions, by what ExtensionPackage takes.
+	Extensions map[string]string
+	// Freed are packages of extensions that were pinned before: they stay, and are no
+	// longer held.
+	Freed    []string
 	DataDir  string
 	Tags     map[string]any
 	Watchdog Watchdog
@@ -68,6 +74,25 @@ func (n Node) major() int {
 		return 0
 	}
 	return m
+}
+
+// ExtensionPackage is the package of an extension: "pgvector" is postgresql-17-pgvector.
+// A name that says of which PostgreSQL it is, as some repositories' do, is a package's
+// own: "timescaledb-2-postgresql-17".
+func (n Node) ExtensionPackage(name string) string {
+	if strings.Contains(name, "postgresql") {
+		return name
+	}
+	return n.serverPackage() + "-" + name
+}
+
+// extensions are the packages of extensions, each with the pin.
+func (n Node) extensions() []remote.Pin {
+	var pins []remote.Pin
+	for _, name := range sortedKeys(n.Extensions) {
+		pins = append(pins, remote.Pin{Name: n.ExtensionPackage(name), Version: n.Extensions[name]})
+	}
+	return pins
 }
 
 func (n Node) serverPackage() string { return "postgresql-" + strconv.Itoa(n.major()) }

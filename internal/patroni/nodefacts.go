@@ -44,6 +44,10 @@ func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 		DebianClusters().
 		Port(n.Cluster.PostgresPort).Port(n.Cluster.APIPort).
 		Content(n.Cluster.authorityPath()).Content(n.Cluster.etcdAuthorityPath())
+	for _, pin := range n.extensions() {
+		p.Package(pin.Name).Available(pin.Name).Source(pin.Name)
+	}
+	p.Package(n.Freed...)
 	p.Path(watchdogModulePath).Path(watchdogRulePath).Path(n.Watchdog.device())
 	for _, l := range n.leaves() {
 		p.Path(l.Key).Content(l.Certificate)
@@ -137,11 +141,11 @@ func (f NodeFacts) listsAreStale(n Node) bool {
 
 // pinned are the packages with a version, each with the pin.
 func (n Node) pinned() []remote.Pin {
-	return []remote.Pin{
+	return append([]remote.Pin{
 		{Name: n.serverPackage(), Version: n.Postgres},
 		{Name: n.clientPackage(), Version: n.Postgres},
 		{Name: patroniPackage, Version: n.Patroni},
-	}
+	}, n.extensions()...)
 }
 
 // debianClusters are the clusters of Debian's own that cannot stand beside the

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"strings"
 	"time"
@@ -314,7 +315,7 @@ func (m *Manager) previewer(ctx context.Context, n Node, do *Doer) (*nodePlanner
 		}
 	}
 	if err := do.checkEtcd(ctx, n); err != nil {
-		return nil, &Refusal{duePatroni, err}
+		return nil, &Refusal{Part: duePatroni, Err: err}
 	}
 	if do.Known.Next != nil {
 		// The cluster's turn comes first, and then these are in force.
@@ -326,7 +327,10 @@ func (m *Manager) previewer(ctx context.Context, n Node, do *Doer) (*nodePlanner
 // lookup asks the repositories for what the host's package lists do not have: an
 // apply would renew the lists, which a plan does not.
 func (m *Manager) lookup(ctx context.Context, n Node, f *NodeFacts) {
-	names := []string{n.serverPackage(), n.clientPackage(), patroniPackage}
+	var names []string
+	for _, pin := range n.pinned() {
+		names = append(names, pin.Name)
+	}
 	found, err := remote.Apt{Host: m.Fleet.Host(n.Target), Log: m.Log}.Lookup(ctx, names...)
 	if err != nil {
 		m.Log.WarnContext(ctx, "unable to ask the repositories for versions", "host", n.Target.Name, "error", err)
@@ -360,6 +364,7 @@ type ObservedNode struct {
 	Absent bool
 	// Postgres and Patroni are the installed versions.
 	Postgres, Patroni string
+	Extensions        map[string]string // likewise
 	SystemID          string
 	// Drift is what an apply would do, a line each.
 	Drift []string
@@ -377,7 +382,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 	}
 	o := ObservedNode{
 		Postgres: f.Facts.Package(n.serverPackage()).Version,
-		Patroni:  f.Facts.Package(patroniPackage).Version,
+		Patroni:  f.Facts.Package(patroniPackage).Version, Extensions: map[string]string{},
 	}
 	// What is installed counts as wanted here: a difference in version shows
 	// as such, not as a step that is refused.
@@ -389,6 +394,12 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 	}
 	if o.Patroni != "" {
 		wanted.Patroni = o.Patroni
+	}
+	wanted.Extensions = maps.Clone(n.Extensions)
+	for name := range n.Extensions {
+		if have := f.Facts.Package(n.ExtensionPackage(name)); have.Installed {
+			o.Extensions[name], wanted.Extensions[name] = have.Version, have.Version
+		}
 	}
 	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: Known{Authority: f.Facts.Path(n.Cluster.authorityPath()).Content}, Redact: m.Redact}
 	if f.Foreign != nil {

@@ -372,7 +372,7 @@ func (p *nodePlanner) packages(t turn) (engine.Plan, error) {
 		default:
 			exact, err := remote.Resolve(pin.Name, pin.Version, f.Facts.Available(pin.Name))
 			if err != nil {
-				errs = append(errs, problem.In(n.Target.Name, "look up package versions", err))
+				errs = append(errs, n.refusal(pin.Name, problem.In(n.Target.Name, "look up package versions", err)))
 				continue
 			}
 			if !slices.Contains(pins, exact) { // as a companion
@@ -403,10 +403,42 @@ func (p *nodePlanner) packages(t turn) (engine.Plan, error) {
 		plan = plan.ThenPlan(p.stage(t)).ThenPlan(p.take(t))
 		p.restarted()
 	}
-	if len(hold) > 0 {
-		plan = plan.Then(do.hold(n, hold))
+	return plan.ThenPlan(p.holds(hold)), nil
+}
+
+// added are the extensions that a node which somebody else made does not have yet.
+func (p *nodePlanner) added(t turn) ([]remote.Pin, error) {
+	var pins []remote.Pin
+	var errs []error
+	for _, pin := range p.n.extensions() {
+		if p.f.Facts.Package(pin.Name).Installed || t.has(pin.Name) {
+			continue
+		}
+		exact, err := remote.Resolve(pin.Name, pin.Version, p.f.Facts.Available(pin.Name))
+		if err != nil {
+			errs = append(errs, p.n.refusal(pin.Name, problem.In(p.n.Target.Name, "look up package versions", err)))
+			continue
+		}
+		pins = append(pins, exact)
 	}
-	return plan, nil
+	return pins, errors.Join(errs...)
+}
+
+// holds holds packages, and lets those be upgraded again that are no longer pinned.
+func (p *nodePlanner) holds(hold []string) (plan engine.Plan) {
+	if len(hold) > 0 {
+		plan = plan.Then(p.do.hold(p.n, hold))
+	}
+	var free []string
+	for _, name := range p.n.Freed {
+		if p.f.Facts.Package(name).Held {
+			free = append(free, name)
+		}
+	}
+	if len(free) > 0 {
+		plan = plan.Then(p.do.unhold(p.n, free))
+	}
+	return plan
 }
 
 // certificates issues what is missing or runs out. With renewed, what runs has
@@ -457,7 +489,11 @@ func NodeDestroyPlan(n Node, f NodeFacts, purge bool, do *Doer) engine.Plan {
 	if unit.Loaded {
 		plan = plan.Then(do.stop(n))
 	}
-	plan = plan.Then(do.forget(n), do.unhold(n))
+	var held []string
+	for _, pin := range n.pinned() {
+		held = append(held, pin.Name)
+	}
+	plan = plan.Then(do.forget(n), do.unhold(n, held))
 	for _, path := range []string{watchdogModulePath, watchdogRulePath} {
 		if f.Facts.Path(path).Exists() {
 			plan = plan.Then(do.dropWatchdog(n, path))

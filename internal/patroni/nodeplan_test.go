@@ -88,6 +88,15 @@ func (s *state) cameWithHTTP() {
 	s.known.Nodes[s.n.Name] = r
 }
 
+// extension has the node pin pgvector's 0.8.0, of which a version may be installed.
+func (s *state) extension(installed string, published ...string) {
+	s.n.Extensions = map[string]string{"pgvector": "0.8.0"}
+	s.m.Publish(true, "postgresql-17-pgvector", published...)
+	if installed != "" {
+		s.m.Packages["postgresql-17-pgvector"] = &fakehost.Package{Version: installed}
+	}
+}
+
 func remark(m *fakehost.Machine, change func(*patroni.Marker)) {
 	var mark patroni.Marker
 	_ = json.Unmarshal(m.Files.Read(patroni.MarkerPath), &mark)
@@ -183,6 +192,28 @@ func TestNodePlan(t *testing.T) {
 		},
 		"another version of one that is stopped": {
 			state: func(s *state) { stop(s); s.n.Postgres = "17.12" }, want: "packages, hold, register, start",
+		},
+		"a new extension": {
+			state: func(s *state) { s.extension("", "0.8.0-1") }, want: "packages, hold",
+		},
+		"a new extension, and another version": {
+			state: func(s *state) { s.n.Postgres = "17.12"; s.extension("", "0.8.0-1") }, want: "stage, scratch, gate, mark, restart, verify, mark, hold",
+		},
+		"another version of an extension": {
+			state: func(s *state) { s.extension("0.7.0-1", "0.8.0-1") }, want: "stage, scratch, gate, mark, restart, verify, mark, hold",
+		},
+		"another version of an extension, of one that is stopped": {
+			state: func(s *state) { stop(s); s.extension("0.7.0-1", "0.8.0-1") }, want: "packages, hold, register, start",
+		},
+		"the version that an extension has": {
+			state: func(s *state) { s.extension("0.8.0-1", "0.8.0-1", "0.8.0-2") }, want: "hold",
+		},
+		"an extension that is not pinned any more": {
+			state: func(s *state) {
+				s.m.Packages["postgresql-17-pgvector"] = &fakehost.Package{Version: "0.8.0-1", Held: true}
+				s.n.Freed = []string{"postgresql-17-pgvector"}
+			},
+			want: "unhold",
 		},
 		"killed before the restart": {
 			state: func(s *state) { remark(s.m, func(m *patroni.Marker) { m.RestartDue = "postgresql" }) }, want: "gate, mark, restart, verify, mark",

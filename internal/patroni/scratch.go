@@ -23,6 +23,9 @@ const scratchTimeout = 5 * time.Minute
 // session that needs it, does not start any more.
 func (d *Doer) scratch(n Node, t turn) engine.Step {
 	title := "load the libraries that are in use into PostgreSQL " + t.wantPostgres + ", in a scratch server"
+	if len(t.extensions) > 0 {
+		title = "load the new libraries of extensions, and the others that are in use, into PostgreSQL " + t.wantPostgres + ", in a scratch server"
+	}
 	return d.step(n, "patroni.scratch", title, engine.Safe, func(ctx context.Context) error {
 		args := []string{strconv.Itoa(n.major()), strconv.Itoa(n.Cluster.PostgresPort), socketDir}
 		for _, pin := range t.pins {
@@ -44,7 +47,7 @@ func (d *Doer) scratch(n Node, t turn) engine.Step {
 		return &problem.Error{
 			Cause: fmt.Errorf("libraries that are in use do not load into PostgreSQL %s", t.wantPostgres), Log: strings.Split(strings.TrimSpace(e.Stderr), "\n"),
 			Left: "the node, running as it was: the packages are not installed.",
-			Do:   "install a build of the extension that fits both versions, or stay with the version; then apply again.",
+			Do:   "pin a build of the extension that fits (versions.extensions), or stay with the version; then apply again.",
 		}
 	})
 }

@@ -185,6 +185,11 @@ func (p *nodePlanner) checkTakeOver() error {
 	if have := p.f.Facts.Package(n.serverPackage()).Version; !debver.Matches(n.Postgres, have) {
 		return refuse(fmt.Sprintf("%s is installed in version %s, and version %s is wanted", n.serverPackage(), have, n.Postgres), fmt.Sprintf("pin versions.postgresql = %q.", debver.Upstream(have)))
 	}
+	for _, pin := range n.extensions() {
+		if have := p.f.Facts.Package(pin.Name); have.Installed && !debver.Matches(pin.Version, have.Version) {
+			return refuse(fmt.Sprintf("%s is installed in version %s, and version %s is wanted", pin.Name, have.Version, pin.Version), fmt.Sprintf("pin it to %q.", debver.Upstream(have.Version)))
+		}
+	}
 	if p.k != nil {
 		if lines := s.lowered(p.k.Config); len(lines) > 0 {
 			return refuse("the cluster's configuration gives it less than it has", "put into postgresql.parameters of the cluster: "+strings.Join(lines, ", ")+".")

@@ -21,6 +21,8 @@ type turn struct {
 	// PostgreSQL goes on running.
 	postgres, patroni bool
 	why               []string // "PostgreSQL 17.11 -> 17.12"
+	// extensions are those whose packages get another version.
+	extensions []remote.Pin
 	// settings are the parameters that PostgreSQL is restarted for, if it is not for
 	// another version.
 	settings []string
@@ -41,10 +43,24 @@ func (t turn) due() string {
 	return duePatroni
 }
 
-// Refusal is why a version cannot be had, of "postgresql" or "patroni".
+// Refusal is why a version cannot be had, of "postgresql" or "patroni", or of the
+// extension that Key names, of "extensions".
 type Refusal struct {
-	Part string
-	Err  error
+	Part, Key string
+	Err       error
+}
+
+// refusal is one of a package that is pinned.
+func (n Node) refusal(name string, err error) *Refusal {
+	for key := range n.Extensions {
+		if n.ExtensionPackage(key) == name {
+			return &Refusal{Part: partExtensions, Key: key, Err: err}
+		}
+	}
+	if name == patroniPackage {
+		return &Refusal{Part: duePatroni, Err: err}
+	}
+	return &Refusal{Part: duePostgres, Err: err}
 }
 
 func (r *Refusal) Error() string { return r.Err.Error() }
@@ -72,6 +88,29 @@ const (
 	duePatroni  = "patroni"
 )
 
+// partExtensions is what a Refusal is of, besides.
+const partExtensions = "extensions"
+
+// part is something that has a version of its own.
+type part struct {
+	name, label, pin string
+	needs            *bool // what has to be started anew for it
+}
+
+// parts are all of a node. A library of an extension is in the memory of each session
+// that has used it, and of the server itself if it is preloaded: PostgreSQL is started
+// anew for another version of one, so that all have the same.
+func (t *turn) parts(n Node) []part {
+	list := []part{
+		{n.serverPackage(), "PostgreSQL", n.Postgres, &t.postgres},
+		{patroniPackage, "Patroni", n.Patroni, &t.patroni},
+	}
+	for _, pin := range n.extensions() {
+		list = append(list, part{pin.Name, pin.Name, pin.Version, &t.postgres})
+	}
+	return list
+}
+
 // turn finds out whether the node needs one.
 func (p *nodePlanner) turn() (turn, error) {
 	n, f := p.n, p.f
@@ -80,26 +119,26 @@ func (p *nodePlanner) turn() (turn, error) {
 		return t, nil
 	}
 	var errs []error
-	for _, part := range []struct {
-		name, label, pin, part string
-		needs                  *bool
-	}{{n.serverPackage(), "PostgreSQL", n.Postgres, duePostgres, &t.postgres}, {patroniPackage, "Patroni", n.Patroni, duePatroni, &t.patroni}} {
+	for _, part := range t.parts(n) {
 		have := f.Facts.Package(part.name)
 		if !have.Installed || debver.Matches(part.pin, have.Version) {
 			continue
 		}
 		exact, err := remote.Resolve(part.name, part.pin, f.Facts.Available(part.name))
 		if err != nil {
-			errs = append(errs, &Refusal{part.part, problem.In(n.Target.Name, "look up package versions", err)})
+			errs = append(errs, n.refusal(part.name, problem.In(n.Target.Name, "look up package versions", err)))
 			continue
 		}
 		if err := crossing(part.label, have.Version, exact.Version); err != nil {
-			errs = append(errs, &Refusal{part.part, problem.In(n.Target.Name, "check the way to the wanted version", err)})
+			errs = append(errs, n.refusal(part.name, problem.In(n.Target.Name, "check the way to the wanted version", err)))
 			continue
 		}
 		*part.needs = true
 		t.why = append(t.why, fmt.Sprintf("%s %s -> %s", part.label, have.Version, exact.Version))
 		t.pins = append(t.pins, exact)
+		if part.name == part.label {
+			t.extensions = append(t.extensions, exact)
+		}
 		t.pins = append(t.pins, p.companions(part.name, have.Version, exact.Version)...)
 	}
 	if len(errs) > 0 {
@@ -107,6 +146,9 @@ func (p *nodePlanner) turn() (turn, error) {
 	}
 	if t.postgres || t.patroni {
 		p.client(&t)
+	}
+	if t.has(n.serverPackage()) {
+		p.joining(&t)
 	}
 	p.stale(&t)
 	return t, nil
@@ -137,6 +179,22 @@ func (p *nodePlanner) client(t *turn) {
 		t.pins = append(t.pins, exact)
 	}
 }
+
+// joining adds the extensions that are new on the node: one may need the server that
+// comes with the turn, and must not bring it before.
+func (p *nodePlanner) joining(t *turn) {
+	for _, pin := range p.n.extensions() {
+		if p.f.Facts.Package(pin.Name).Installed || t.has(pin.Name) {
+			continue
+		}
+		if exact, err := remote.Resolve(pin.Name, pin.Version, p.f.Facts.Available(pin.Name)); err == nil {
+			t.pins = append(t.pins, exact)
+		}
+	}
+}
+
+// loads reports whether libraries change that PostgreSQL loads.
+func (t *turn) loads(n Node) bool { return t.has(n.serverPackage()) || len(t.extensions) > 0 }
 
 func (t *turn) has(name string) bool {
 	for _, pin := range t.pins {
@@ -209,7 +267,7 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 		return engine.Plan{}
 	}
 	plan := engine.Sequence(p.do.stage(p.n, t.pins))
-	if t.has(p.n.serverPackage()) {
+	if t.loads(p.n) {
 		plan = plan.Then(p.do.scratch(p.n, t))
 	}
 	return plan

@@ -19,7 +19,10 @@ import (
 )
 
 // Versions are what a node is to run. An empty one is the version that it has.
-type Versions struct{ Postgres, Patroni string }
+type Versions struct {
+	Postgres, Patroni string
+	Extensions        map[string]string // as Node has them
+}
 
 // UpgradePlan is what an apply would do to bring a cluster's nodes to other versions,
 // if it began now. It is made by what the apply itself goes by.
@@ -125,8 +128,8 @@ func (m *Manager) upgrading(ctx context.Context, c Cluster, shared *Doer, name s
 	if err != nil {
 		return fail(err)
 	}
-	u.has = Versions{debver.Upstream(n.Postgres), debver.Upstream(n.Patroni)}
-	n.Postgres, n.Patroni = cmp.Or(want.Postgres, n.Postgres), cmp.Or(want.Patroni, n.Patroni)
+	u.has = Versions{Postgres: debver.Upstream(n.Postgres), Patroni: debver.Upstream(n.Patroni)}
+	n.Postgres, n.Patroni, n.Extensions = cmp.Or(want.Postgres, n.Postgres), cmp.Or(want.Patroni, n.Patroni), want.Extensions
 	u.n = n
 	if from, to := majorOf(u.has.Postgres), n.major(); from != to {
 		return fail(&problem.Error{
@@ -146,7 +149,7 @@ func (m *Manager) upgrading(ctx context.Context, c Cluster, shared *Doer, name s
 	if u.turn, err = p.turn(); err != nil {
 		return fail(err)
 	}
-	u.gets = Versions{u.turn.wantPostgres, u.turn.wantPatroni}
+	u.gets = Versions{Postgres: u.turn.wantPostgres, Patroni: u.turn.wantPatroni}
 	u.moves = p.leads() && p.moves(u.turn)
 	if u.turn.needed() {
 		u.stage = p.stage(u.turn)
@@ -326,6 +329,9 @@ func (p *UpgradePlan) hazards(nodes []upgrading) {
 			add(h.String())
 		}
 		for _, text := range patroniHazards(u.has.Patroni, u.gets.Patroni) {
+			add(text)
+		}
+		for _, text := range u.turn.hazards() {
 			add(text)
 		}
 	}

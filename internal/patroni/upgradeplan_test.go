@@ -27,7 +27,7 @@ func toBeUpgraded(name string, leads bool) upgrading {
 		plan = plan.Then(step("switchover", engine.Switchover))
 	}
 	return upgrading{
-		n: n, turn: t, moves: leads, status: &st, has: Versions{"17.10", "4.0.7"}, gets: Versions{"17.11", "4.0.7"},
+		n: n, turn: t, moves: leads, status: &st, has: Versions{Postgres: "17.10", Patroni: "4.0.7"}, gets: Versions{Postgres: "17.11", Patroni: "4.0.7"},
 		stage: engine.Sequence(step("stage", engine.Safe)), plan: plan.Then(step("restart", engine.Restart)),
 	}
 }

@@ -39,6 +39,8 @@ mkdir -p "$dir/debs" "$root/usr/lib/postgresql" "$root/usr/share/postgresql"
 }
 cp -as "/usr/lib/postgresql/$major" "$root/usr/lib/postgresql/"
 cp -as "/usr/share/postgresql/$major" "$root/usr/share/postgresql/"
+# A server finds its libraries by where its program really is.
+cp -a --remove-destination "/usr/lib/postgresql/$major/bin/." "$bin/"
 for deb in "$dir"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
 libraries=$(find "$root/usr/lib" -maxdepth 2 -name 'libpq.so.5' -printf '%h' -quit)
 chown postgres:postgres "$dir"

@@ -25,7 +25,7 @@ func (r *nodeResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "create")
 	defer cancel()
-	if r.apply(host.BootContext(ctx), &m, nil, "create", &resp.Diagnostics) {
+	if r.apply(host.BootContext(ctx), &m, model{}, "create", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }
@@ -33,13 +33,14 @@ func (r *nodeResource) Create(ctx context.Context, req resource.CreateRequest, r
 // apply makes or changes the node and fills in what is only known then. It
 // returns false if it failed: there must be no state then, or Terraform would
 // replace a node that may hold data. The mark on the host lets the next create
-// go on. Drift is what the plan has shown.
-func (r *nodeResource) apply(ctx context.Context, m *model, drift []string, verb string, diags *diag.Diagnostics) bool {
+// go on. Before is the state, of an update.
+func (r *nodeResource) apply(ctx context.Context, m *model, before model, verb string, diags *diag.Diagnostics) bool {
 	n, ok := m.node(ctx, diags)
 	if !ok {
 		return false
 	}
-	n.Reclone = patroni.Announced(drift)
+	n.Reclone = patroni.Announced(before.drift(ctx, diags))
+	n.Freed = before.freed(ctx, n, diags)
 	if err := r.S.Patroni("pgha_patroni_node "+n.Name).ApplyNode(ctx, n); err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni node "+n.Name, err)
 		return false
@@ -88,6 +89,16 @@ func (r *nodeResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if o.Patroni != "" && !debver.Matches(v.Patroni.ValueString(), o.Patroni) {
 		v.Patroni = types.StringValue(o.Patroni)
 	}
+	if have := v.extensions(ctx, &resp.Diagnostics); len(have) > 0 {
+		for name, version := range o.Extensions {
+			if !debver.Matches(have[name], version) {
+				have[name] = version
+			}
+		}
+		extensions, d := types.MapValueFrom(ctx, types.StringType, have)
+		resp.Diagnostics.Append(d...)
+		v.Extensions = extensions
+	}
 	versions, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), v)
 	resp.Diagnostics.Append(d...)
 	m.Versions = versions
@@ -112,7 +123,7 @@ func (r *nodeResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	ctx, cancel := base.WithTimeout(ctx, timeout, "update")
 	defer cancel()
-	if r.apply(ctx, &m, before.drift(ctx, &resp.Diagnostics), "update", &resp.Diagnostics) {
+	if r.apply(ctx, &m, before, "update", &resp.Diagnostics) {
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	}
 }

@@ -60,7 +60,7 @@ func (m *model) take(ctx context.Context, n patroni.Node, access types.Object, d
 	if n.Address != n.Target.Address {
 		m.Address = types.StringValue(n.Address)
 	}
-	v, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), versionsModel{PostgreSQL: types.StringValue(n.Postgres), Patroni: types.StringValue(n.Patroni)})
+	v, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), versionsModel{PostgreSQL: types.StringValue(n.Postgres), Patroni: types.StringValue(n.Patroni), Extensions: types.MapNull(types.StringType)})
 	diags.Append(d...)
 	m.Versions = v
 	m.DataDirectory = types.StringValue(n.DataDir)

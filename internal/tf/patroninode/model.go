@@ -3,6 +3,7 @@ package patroninode
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
@@ -36,6 +37,7 @@ type model struct {
 type versionsModel struct {
 	PostgreSQL types.String `tfsdk:"postgresql"`
 	Patroni    types.String `tfsdk:"patroni"`
+	Extensions types.Map    `tfsdk:"extensions"`
 }
 
 type tagsModel struct {
@@ -55,6 +57,29 @@ func (m model) versions(ctx context.Context, diags *diag.Diagnostics) versionsMo
 		diags.Append(m.Versions.As(ctx, &v, basetypes.ObjectAsOptions{})...)
 	}
 	return v
+}
+
+// extensions are the pins of extensions, by name; nil if there are none, or while one
+// is unknown.
+func (v versionsModel) extensions(ctx context.Context, diags *diag.Diagnostics) map[string]string {
+	if v.Extensions.IsNull() || !connattr.Known(v.Extensions) {
+		return nil
+	}
+	pins := map[string]string{}
+	diags.Append(v.Extensions.ElementsAs(ctx, &pins, false)...)
+	return pins
+}
+
+// freed are the packages of extensions that a node that is to be does not pin any more.
+func (m model) freed(ctx context.Context, n patroni.Node, diags *diag.Diagnostics) []string {
+	var list []string
+	for name := range m.versions(ctx, diags).extensions(ctx, diags) {
+		if _, still := n.Extensions[name]; !still {
+			list = append(list, n.ExtensionPackage(name))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // tags renders the tags for Patroni's file.
@@ -97,13 +122,14 @@ func (m model) node(ctx context.Context, diags *diag.Diagnostics) (patroni.Node,
 	}
 	t, ok := connattr.TargetFrom(ctx, m.Host, diags)
 	v := m.versions(ctx, diags)
-	if !ok || v.PostgreSQL.ValueString() == "" || v.Patroni.ValueString() == "" || m.Address.IsUnknown() || m.Watchdog.IsUnknown() || m.Device.IsUnknown() || m.Margin.IsUnknown() || !connattr.Known(m.Tags) {
+	if !ok || v.PostgreSQL.ValueString() == "" || v.Patroni.ValueString() == "" || !connattr.Known(v.Extensions) || m.Address.IsUnknown() || m.Watchdog.IsUnknown() || m.Device.IsUnknown() || m.Margin.IsUnknown() || !connattr.Known(m.Tags) {
 		return patroni.Node{}, false
 	}
 	n := patroni.Node{
 		Cluster: c, Name: m.Name.ValueString(), Address: t.Address, Target: t, Tags: m.tags(ctx, diags),
 		Postgres: v.PostgreSQL.ValueString(), Patroni: v.Patroni.ValueString(), DataDir: m.DataDirectory.ValueString(),
-		Watchdog: patroni.Watchdog{Mode: m.Watchdog.ValueString(), Device: m.Device.ValueString(), SafetyMargin: int64(m.Margin.Duration() / time.Second)},
+		Extensions: v.extensions(ctx, diags),
+		Watchdog:   patroni.Watchdog{Mode: m.Watchdog.ValueString(), Device: m.Device.ValueString(), SafetyMargin: int64(m.Margin.Duration() / time.Second)},
 	}
 	if a := m.Address.ValueString(); a != "" {
 		n.Address = a

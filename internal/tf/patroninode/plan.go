@@ -171,12 +171,17 @@ func (r *nodeResource) preview(ctx context.Context, before, m model, diags *diag
 	if !ok || r.S == nil {
 		return
 	}
+	n.Freed = before.freed(ctx, n, diags)
 	ctx, cancel := context.WithTimeout(ctx, previewTimeout)
 	defer cancel()
 	plan, err := r.S.Patroni("pgha_patroni_node "+n.Name).PreviewNode(ctx, n, r.S.PlannedRollout(n.Cluster))
 	if refused := patroni.Refusals(err); len(refused) > 0 {
 		for _, why := range refused {
-			diags.AddAttributeError(path.Root("versions").AtName(why.Part), "Node "+n.Name+" cannot be brought to that version", r.S.Redact.Apply(problem.Details(why.Err)))
+			at := path.Root("versions").AtName(why.Part)
+			if why.Key != "" {
+				at = at.AtMapKey(why.Key)
+			}
+			diags.AddAttributeError(at, "Node "+n.Name+" cannot be brought to that version", r.S.Redact.Apply(problem.Details(why.Err)))
 		}
 		return
 	}

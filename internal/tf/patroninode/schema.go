@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -52,6 +53,13 @@ func (r *nodeResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Attributes: map[string]schema.Attribute{
 					"postgresql": schema.StringAttribute{Required: true, MarkdownDescription: "Version of PostgreSQL. All nodes of a cluster have the same major version, which is not changed in place. Another minor version restarts PostgreSQL; a leader hands over first.", Validators: []validator.String{validate.Pin()}},
 					"patroni":    schema.StringAttribute{Required: true, MarkdownDescription: "Version of Patroni. Another one restarts Patroni, while PostgreSQL goes on running: the leader's in a pause of the cluster, or with a `watchdog` after a switchover.", Validators: []validator.String{validate.Pin()}},
+					"extensions": schema.MapAttribute{
+						ElementType: types.StringType, Optional: true,
+						MarkdownDescription: "Versions of packages of extensions, by name: `{ pgvector = \"0.8.0\" }` is the package `postgresql-17-pgvector`, or that of another major version. A name that has `postgresql` in it is a package's own, such as `timescaledb-2-postgresql-17`. " +
+							"An extension that is new on the node is installed while everything runs. Another version of one restarts PostgreSQL, as another minor version does, since a server and its sessions keep the libraries that they have loaded; the new ones are tried in a scratch server before. One that is no longer named stays installed and is no longer held. " +
+							"What an extension has made in databases is left to `CREATE EXTENSION` and `ALTER EXTENSION ... UPDATE`.",
+						Validators: []validator.Map{mapvalidator.KeysAre(validate.Extension()), mapvalidator.ValueStringsAre(validate.Pin())},
+					},
 				},
 			},
 			"data_directory": schema.StringAttribute{

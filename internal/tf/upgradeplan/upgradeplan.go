@@ -9,15 +9,18 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/datasource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/validate"
 )
 
 // New returns the data source.
@@ -51,8 +54,9 @@ type model struct {
 }
 
 type versionsModel struct {
-	PostgreSQL types.String `tfsdk:"postgresql"`
-	Patroni    types.String `tfsdk:"patroni"`
+	PostgreSQL types.String            `tfsdk:"postgresql"`
+	Patroni    types.String            `tfsdk:"patroni"`
+	Extensions map[string]types.String `tfsdk:"extensions"`
 }
 
 type turnModel struct {
@@ -87,6 +91,10 @@ func (d *upgradePlan) Schema(ctx context.Context, _ datasource.SchemaRequest, re
 	pins := map[string]schema.Attribute{
 		"postgresql": schema.StringAttribute{Optional: true, MarkdownDescription: "Version of PostgreSQL, as `versions` of a `pgha_patroni_node` takes it; the one that is there if it is left out."},
 		"patroni":    schema.StringAttribute{Optional: true, MarkdownDescription: "Version of Patroni, likewise."},
+		"extensions": schema.MapAttribute{
+			ElementType: types.StringType, Optional: true, MarkdownDescription: "Versions of packages of extensions by name, likewise; those of which nothing is said here are left as they are.",
+			Validators: []validator.Map{mapvalidator.KeysAre(validate.Extension()), mapvalidator.ValueStringsAre(validate.Pin())},
+		},
 	}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "What it takes to bring a cluster's nodes to other versions of PostgreSQL and Patroni, before anybody changes them: whose turn comes when and why, each step with its risk, how often nobody can write, what would keep an apply from going through, and what the release notes ask for besides. " +
@@ -177,13 +185,16 @@ func (d *upgradePlan) Read(ctx context.Context, req datasource.ReadRequest, resp
 
 // want is what a node is to run.
 func (m *model) want(node string) patroni.Versions {
-	var v patroni.Versions
+	v := patroni.Versions{Extensions: map[string]string{}}
 	take := func(from versionsModel) {
 		if s := from.PostgreSQL.ValueString(); s != "" {
 			v.Postgres = s
 		}
 		if s := from.Patroni.ValueString(); s != "" {
 			v.Patroni = s
+		}
+		for name, version := range from.Extensions {
+			v.Extensions[name] = version.ValueString()
 		}
 	}
 	if m.Versions != nil {

@@ -159,6 +159,18 @@ func Pin() validator.String {
 	})
 }
 
+var extension = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*$`)
+
+// Extension accepts names of extensions, as Debian's packages have them.
+func Extension() validator.String {
+	return Text("must be the name of an extension's package, such as pgvector or postgis-3", func(s string) error {
+		if !extension.MatchString(s) {
+			return fmt.Errorf("%q is not the name of an extension's package, such as pgvector or postgis-3: it has lowercase letters, digits, + - and dots", s)
+		}
+		return nil
+	})
+}
+
 // OneLine accepts text without line breaks.
 func OneLine() validator.String {
 	return Text("must be one line", func(s string) error {
