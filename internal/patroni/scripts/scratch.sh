@@ -41,7 +41,10 @@ cp -as "/usr/lib/postgresql/$major" "$root/usr/lib/postgresql/"
 cp -as "/usr/share/postgresql/$major" "$root/usr/share/postgresql/"
 # A server finds its libraries by where its program really is.
 cp -a --remove-destination "/usr/lib/postgresql/$major/bin/." "$bin/"
-for deb in "$dir"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
+for deb in "$dir"/debs/*.deb; do
+	dpkg-deb -x "$deb" "$root"
+	chmod 0755 "$root" # which has the mode of the package's own topmost folder
+done
 libraries=$(find "$root/usr/lib" -maxdepth 2 -name 'libpq.so.5' -printf '%h' -quit)
 chown postgres:postgres "$dir"
 ask() {
