@@ -227,7 +227,7 @@ func TestEtcdUpgrade(t *testing.T) {
 		r.await(t, "etcd.upgrade.keep")
 		other := &site{t: t, lab: u.lab, Dir: cli.New(t, nil, u.lab.Env()...)}
 		hurried := u.base
-		hurried.Etcd += "\n  timeouts {\n    create = \"5s\"\n  }"
+		hurried.Etcd += "\n  timeouts {\n    create = \"20s\"\n  }"
 		other.configure(hurried)
 		// It waits, or says for whom: the first one may be done before its time is up.
 		if o := other.TryApply(ctx); o.Code != 0 {

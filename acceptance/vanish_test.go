@@ -96,7 +96,7 @@ func TestVanished(t *testing.T) {
 		other := &site{t: s.t, lab: s.lab, Dir: cli.New(t, nil, s.lab.Env()...)}
 		// It is told who has it, if it does not wait.
 		hurried := base
-		hurried.Cluster += "\n  timeouts { create = \"8s\" }"
+		hurried.Cluster += "\n  timeouts { create = \"12s\" }"
 		other.configure(hurried)
 		o := other.TryApply(ctx)
 		if o.Code == 0 {
