@@ -89,16 +89,7 @@ func (r *nodeResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if o.Patroni != "" && !debver.Matches(v.Patroni.ValueString(), o.Patroni) {
 		v.Patroni = types.StringValue(o.Patroni)
 	}
-	if have := v.extensions(ctx, &resp.Diagnostics); len(have) > 0 {
-		for name, version := range o.Extensions {
-			if !debver.Matches(have[name], version) {
-				have[name] = version
-			}
-		}
-		extensions, d := types.MapValueFrom(ctx, types.StringType, have)
-		resp.Diagnostics.Append(d...)
-		v.Extensions = extensions
-	}
+	v.observe(ctx, o.Extensions, &resp.Diagnostics)
 	versions, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), v)
 	resp.Diagnostics.Append(d...)
 	m.Versions = versions

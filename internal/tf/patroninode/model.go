@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
+	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
@@ -37,6 +38,7 @@ type model struct {
 type versionsModel struct {
 	PostgreSQL types.String `tfsdk:"postgresql"`
 	Patroni    types.String `tfsdk:"patroni"`
+	Citus      types.String `tfsdk:"citus"`
 	Extensions types.Map    `tfsdk:"extensions"`
 }
 
@@ -59,15 +61,43 @@ func (m model) versions(ctx context.Context, diags *diag.Diagnostics) versionsMo
 	return v
 }
 
-// extensions are the pins of extensions, by name; nil if there are none, or while one
-// is unknown.
+// known reports whether no pin is unknown.
+func (v versionsModel) known() bool {
+	return v.PostgreSQL.ValueString() != "" && v.Patroni.ValueString() != "" && !v.Citus.IsUnknown() && connattr.Known(v.Extensions)
+}
+
+// citus is the extension that has an attribute of its own.
+const citus = "citus"
+
+// extensions are the pins of extensions, by name, as far as they are known.
 func (v versionsModel) extensions(ctx context.Context, diags *diag.Diagnostics) map[string]string {
-	if v.Extensions.IsNull() || !connattr.Known(v.Extensions) {
-		return nil
-	}
 	pins := map[string]string{}
-	diags.Append(v.Extensions.ElementsAs(ctx, &pins, false)...)
+	if !v.Extensions.IsNull() && connattr.Known(v.Extensions) {
+		diags.Append(v.Extensions.ElementsAs(ctx, &pins, false)...)
+	}
+	if s := v.Citus.ValueString(); s != "" {
+		pins[citus] = s
+	}
 	return pins
+}
+
+// observe has the pins of extensions say what is installed, where that is another version.
+func (v *versionsModel) observe(ctx context.Context, installed map[string]string, diags *diag.Diagnostics) {
+	pins := v.extensions(ctx, diags)
+	for name, version := range installed {
+		if !debver.Matches(pins[name], version) {
+			pins[name] = version
+		}
+	}
+	if s, ok := pins[citus]; ok {
+		v.Citus = types.StringValue(s)
+		delete(pins, citus)
+	}
+	if !v.Extensions.IsNull() {
+		m, d := types.MapValueFrom(ctx, types.StringType, pins)
+		diags.Append(d...)
+		v.Extensions = m
+	}
 }
 
 // freed are the packages of extensions that a node that is to be does not pin any more.
@@ -122,7 +152,7 @@ func (m model) node(ctx context.Context, diags *diag.Diagnostics) (patroni.Node,
 	}
 	t, ok := connattr.TargetFrom(ctx, m.Host, diags)
 	v := m.versions(ctx, diags)
-	if !ok || v.PostgreSQL.ValueString() == "" || v.Patroni.ValueString() == "" || !connattr.Known(v.Extensions) || m.Address.IsUnknown() || m.Watchdog.IsUnknown() || m.Device.IsUnknown() || m.Margin.IsUnknown() || !connattr.Known(m.Tags) {
+	if !ok || !v.known() || m.Address.IsUnknown() || m.Watchdog.IsUnknown() || m.Device.IsUnknown() || m.Margin.IsUnknown() || !connattr.Known(m.Tags) {
 		return patroni.Node{}, false
 	}
 	n := patroni.Node{

@@ -178,7 +178,11 @@ func (r *nodeResource) preview(ctx context.Context, before, m model, diags *diag
 	if refused := patroni.Refusals(err); len(refused) > 0 {
 		for _, why := range refused {
 			at := path.Root("versions").AtName(why.Part)
-			if why.Key != "" {
+			switch why.Key {
+			case "":
+			case citus:
+				at = path.Root("versions").AtName(citus)
+			default:
 				at = at.AtMapKey(why.Key)
 			}
 			diags.AddAttributeError(at, "Node "+n.Name+" cannot be brought to that version", r.S.Redact.Apply(problem.Details(why.Err)))

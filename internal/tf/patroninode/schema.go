@@ -53,6 +53,10 @@ func (r *nodeResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Attributes: map[string]schema.Attribute{
 					"postgresql": schema.StringAttribute{Required: true, MarkdownDescription: "Version of PostgreSQL. All nodes of a cluster have the same major version, which is not changed in place. Another minor version restarts PostgreSQL; a leader hands over first.", Validators: []validator.String{validate.Pin()}},
 					"patroni":    schema.StringAttribute{Required: true, MarkdownDescription: "Version of Patroni. Another one restarts Patroni, while PostgreSQL goes on running: the leader's in a pause of the cluster, or with a `watchdog` after a switchover.", Validators: []validator.String{validate.Pin()}},
+					"citus": schema.StringAttribute{
+						Optional: true, MarkdownDescription: "Version of Citus: of the package `postgresql-17-citus`, or that of another major version. Debian does not have it: add a repository that does to the host (`apt.repositories`). It is one of `extensions`, which see.",
+						Validators: []validator.String{validate.Pin()},
+					},
 					"extensions": schema.MapAttribute{
 						ElementType: types.StringType, Optional: true,
 						MarkdownDescription: "Versions of packages of extensions, by name: `{ pgvector = \"0.8.0\" }` is the package `postgresql-17-pgvector`, or that of another major version. A name that has `postgresql` in it is a package's own, such as `timescaledb-2-postgresql-17`. " +

@@ -56,6 +56,7 @@ type model struct {
 type versionsModel struct {
 	PostgreSQL types.String            `tfsdk:"postgresql"`
 	Patroni    types.String            `tfsdk:"patroni"`
+	Citus      types.String            `tfsdk:"citus"`
 	Extensions map[string]types.String `tfsdk:"extensions"`
 }
 
@@ -91,6 +92,7 @@ func (d *upgradePlan) Schema(ctx context.Context, _ datasource.SchemaRequest, re
 	pins := map[string]schema.Attribute{
 		"postgresql": schema.StringAttribute{Optional: true, MarkdownDescription: "Version of PostgreSQL, as `versions` of a `pgha_patroni_node` takes it; the one that is there if it is left out."},
 		"patroni":    schema.StringAttribute{Optional: true, MarkdownDescription: "Version of Patroni, likewise."},
+		"citus":      schema.StringAttribute{Optional: true, MarkdownDescription: "Version of Citus, likewise.", Validators: []validator.String{validate.Pin()}},
 		"extensions": schema.MapAttribute{
 			ElementType: types.StringType, Optional: true, MarkdownDescription: "Versions of packages of extensions by name, likewise; those of which nothing is said here are left as they are.",
 			Validators: []validator.Map{mapvalidator.KeysAre(validate.Extension()), mapvalidator.ValueStringsAre(validate.Pin())},
@@ -192,6 +194,9 @@ func (m *model) want(node string) patroni.Versions {
 		}
 		if s := from.Patroni.ValueString(); s != "" {
 			v.Patroni = s
+		}
+		if s := from.Citus.ValueString(); s != "" {
+			v.Extensions["citus"] = s
 		}
 		for name, version := range from.Extensions {
 			v.Extensions[name] = version.ValueString()

@@ -4,6 +4,7 @@ package validate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -164,6 +165,9 @@ var extension = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*$`)
 // Extension accepts names of extensions, as Debian's packages have them.
 func Extension() validator.String {
 	return Text("must be the name of an extension's package, such as pgvector or postgis-3", func(s string) error {
+		if s == "citus" {
+			return errors.New("Citus has an attribute of its own beside this one: citus")
+		}
 		if !extension.MatchString(s) {
 			return fmt.Errorf("%q is not the name of an extension's package, such as pgvector or postgis-3: it has lowercase letters, digits, + - and dots", s)
 		}
