@@ -91,6 +91,9 @@ func (u *staged) check(t *testing.T, want pins) {
 		if have := u.runs(h); have != want {
 			t.Errorf("%s runs %v, and not %v", h, have, want)
 		}
+		if n := u.on(h, "systemctl show -p NRestarts --value patroni"); n != "0" {
+			t.Errorf("systemd has restarted Patroni on %s %s times", h, n)
+		}
 		if held := u.on(h, "apt-mark showhold"); !strings.Contains(held, "postgresql-17\n") || !strings.Contains(held, "patroni") {
 			t.Errorf("on %s only these are held: %s", h, held)
 		}

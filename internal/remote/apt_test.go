@@ -64,7 +64,7 @@ func TestExchange(t *testing.T) {
 		for _, fails := range []bool{false, true} {
 			t.Run(fmt.Sprint(how, ", installing fails: ", fails), func(t *testing.T) {
 				each(t, func(t *testing.T, h *shellhost.Host) {
-					h.Program("systemctl", `case $* in *KillMode*) echo process ;; *ActiveState*) echo failed ;; esac`)
+					h.Program("systemctl", `case $* in *KillMode*) echo process ;; *ActiveState*) echo failed ;; *Restart*) echo no ;; esac`)
 					program := seesGuard
 					if fails {
 						program += "; echo 'E: Unable to correct problems, you have held broken packages.' >&2; exit 100"
@@ -102,13 +102,39 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// Where PostgreSQL would be killed with Patroni, nothing is begun.
-func TestExchangeKillsAll(t *testing.T) {
+// Where PostgreSQL would be killed with Patroni, or systemd would start it again in the
+// middle, nothing is begun.
+func TestExchangeRefused(t *testing.T) {
+	for says, program := range map[string]string{
+		"everything in it would be killed": `case $* in *KillMode*) echo control-group ;; *Restart*) echo no ;; esac`,
+		"systemd would start the unit":     `case $* in *KillMode*) echo process ;; *Restart*) echo on-failure ;; esac`,
+	} {
+		t.Run(says, func(t *testing.T) {
+			each(t, func(t *testing.T, h *shellhost.Host) {
+				h.Program("systemctl", program)
+				h.Program("apt-get", "exit 1")
+				err := apt(h).Exchange(t.Context(), "patroni.service", remote.Kill, remote.Pin{Name: "patroni", Version: "4.1.5-2"})
+				if err == nil || !strings.Contains(problem.Details(err), says) || slices.ContainsFunc(h.Calls(), func(c string) bool { return strings.Contains(c, "[kill]") || strings.Contains(c, "apt-get") }) {
+					t.Errorf("%v: %q", err, h.Calls())
+				}
+				if left, _ := filepath.Glob(h.Path("/run/systemd/system/*")); len(left) > 0 {
+					t.Errorf("left behind: %q", left)
+				}
+			})
+		})
+	}
+}
+
+// What keeps systemd from starting the unit again counts over what we write ourselves:
+// of two files the one whose name comes last.
+func TestExchangeCounts(t *testing.T) {
 	each(t, func(t *testing.T, h *shellhost.Host) {
-		h.Program("systemctl", `case $* in *KillMode*) echo control-group ;; esac`)
-		err := apt(h).Exchange(t.Context(), "patroni.service", remote.Kill)
-		if err == nil || slices.ContainsFunc(h.Calls(), func(c string) bool { return strings.Contains(c, "[kill]") || strings.Contains(c, "[start]") }) {
-			t.Errorf("%v: %q", err, h.Calls())
+		h.Program("systemctl", `case $* in *KillMode*) echo process ;; *Restart*) ls /run/systemd/system/patroni.service.d >/run/then; echo no ;; *ActiveState*) echo failed ;; esac`)
+		if err := apt(h).Exchange(t.Context(), "patroni.service", remote.Kill); err != nil {
+			t.Fatal(err)
+		}
+		if name := strings.TrimSpace(read(t, h.Path("/run/then"))); name <= "pgha.conf" || name <= "override.conf" {
+			t.Errorf("%s does not count over pgha.conf and override.conf", name)
 		}
 	})
 }

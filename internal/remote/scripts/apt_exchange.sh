@@ -13,16 +13,17 @@ guard_on
 said=$(mktemp /run/pgha-exchange.XXXXXX)
 exec 3>&2 >"$said" 2>&1
 trap '' HUP PIPE
-no_restart=/run/systemd/system/$unit.d/pgha-exchange.conf
+# Of several files the last one by name counts, wherever they are.
+no_restart=/run/systemd/system/$unit.d/zzzz-pgha-exchange.conf
 finish() {
 	status=$?
 	set +e
 	if [ -e "$no_restart" ]; then
 		rm -f -- "$no_restart"
 		rmdir -- "${no_restart%/*}" 2>/dev/null
-		systemctl daemon-reload
 	fi
 	guard_off
+	systemctl daemon-reload
 	systemctl reset-failed -- "$unit" 2>/dev/null
 	systemctl start --no-block -- "$unit"
 	cat -- "$said" >&3 2>/dev/null
@@ -38,6 +39,10 @@ if [ "$how" = kill ]; then
 	mkdir -p "${no_restart%/*}"
 	printf '[Service]\nRestart=no\n' >"$no_restart"
 	systemctl daemon-reload
+	if [ "$(systemctl show --no-pager -p Restart --value -- "$unit")" != no ]; then
+		echo "systemd would start the unit $unit again while packages are exchanged: a file in $unit.d counts over $no_restart; name it so that it does not" >&2
+		exit 65
+	fi
 	systemctl kill --kill-who=main --signal=KILL -- "$unit"
 	n=0
 	while [ "$(systemctl show --no-pager -p ActiveState --value -- "$unit")" = active ] && [ "$n" -lt 50 ]; do
