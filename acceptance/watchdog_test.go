@@ -1,8 +1,10 @@
 package acceptance
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
 )
@@ -76,7 +78,11 @@ func TestWatchdog(t *testing.T) {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
-	s.NoChanges(ctx)
+	// Patroni finds out when it next looks at it.
+	s.eventually("the plan to say that the device is of no use", 40*time.Second, func(ctx context.Context) (bool, string) {
+		o := s.Plan(ctx)
+		return o.Contains("Patroni cannot use /dev/watchdog, so that the node cannot lead"), o.Text
+	})
 	s.on("pg2", "chown root /dev/watchdog")
 	has(t, s.Plan(ctx), "give /dev/watchdog to postgres")
 	s.Apply(ctx)

@@ -85,7 +85,7 @@ func name(test string) string {
 // lines that a report of a whole run still holds.
 const lastSaid = `systemctl --failed --no-legend --plain
 journalctl --no-pager -q -n 2000 -o short-precise |
-	grep -vE ' (sshd(-session)?|runuser|sudo|systemd-logind)\[|request stats|took too long' | tail -n 30 | cut -c 8-300`
+	grep -vE ' (sshd(-session)?|runuser|sudo|systemd-logind|dbus-daemon)\[|request stats|took too long|dropped internal Raft|timedated' | tail -n 30 | cut -c 8-300`
 
 // logHosts puts what the hosts said last into the test's output.
 func logHosts(t testing.TB, l *labhost.Lab) {
