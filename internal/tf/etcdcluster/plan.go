@@ -95,8 +95,10 @@ func (r *etcdResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		if old, ok := before.members(ctx, diags); ok {
 			s.Leaving = leaving(old, s.Members)
 		}
-		if restored = r.previewRestore(ctx, s, diags); restored {
-			m.UID = types.StringUnknown() // a new cluster's
+		restored = r.previewRestore(ctx, s, diags)
+		if s.Restore != nil {
+			// A new cluster's; of one, too, that an apply has made before it was cut off.
+			m.UID = types.StringUnknown()
 		}
 	}
 	if known && !m.ClientPort.IsUnknown() {
