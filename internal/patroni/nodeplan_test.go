@@ -39,8 +39,11 @@ func withState(t *testing.T, complete bool, test func(t *testing.T, s *state)) {
 			t.Fatal(err)
 		}
 		if complete {
-			if err := p.ApplyNodes(t.Context(), a.UID, f.Machines()...); err != nil {
-				t.Fatal(err)
+			// The first one leads, whatever the order in which requests are answered.
+			for _, machines := range [][]*fakehost.Machine{f.Machines()[:1], f.Machines()} {
+				if err := p.ApplyNodes(t.Context(), a.UID, machines...); err != nil {
+					t.Fatal(err)
+				}
 			}
 			f.WaitHealthy(2)
 			f.Settle()
