@@ -150,13 +150,10 @@ func TestEtcdRestore(t *testing.T) {
 	o = s.Run(ctx, append([]string{"plan", "-no-color"}, args...)...)
 	has(t, o, "Applying this builds the etcd cluster dcs anew", from, "revision", "is lost there", "never starts again")
 	t.Logf("the plan:\n%s", o.Text)
-	for _, step := range []string{"etcd.restore.fit", "etcd.restore.begin", "etcd.healthy"} {
-		s.killedAt(ctx, step, args...)
-		s.writesFor(w, 5*time.Second, "after an apply that was killed at "+step)
-	}
-	begin := time.Now()
-	s.unlocked(ctx, args...)
-	t.Logf("etcd was back after %s", time.Since(begin).Round(time.Second))
+	k := sweeper(s, w, "etcd.restore.fit", "etcd.restore.copy", "etcd.restore.stop", "etcd.restore.begin", "etcd.restore.member", "etcd.restore.resume", "etcd.restore.done")
+	k.few("etcd.restore.fit", "in etcd.restore.begin", "etcd.restore.begin", "etcd.healthy")
+	k.sweep(t, "apply", args...)
+	k.went(t, "etcd.restore.fit", "etcd.restore.begin", "etcd.healthy")
 	for _, h := range s.hosts() {
 		s.on(h, "test ! -e /etc/pgha/etcd/dcs/restore.db && ! systemctl is-active -q pgha-etcd-scratch.service && test ! -e /var/lib/etcd/dcs.scratch")
 	}
@@ -164,8 +161,9 @@ func TestEtcdRestore(t *testing.T) {
 	// The passwords that etcd knows are old ones; the nodes' count.
 	o = s.Plan(ctx)
 	has(t, o, "compare what etcd knows from "+from+" with the nodes")
-	s.killedAt(ctx, "cluster.recover.secrets")
-	s.unlocked(ctx)
+	k.few("cluster.recover.secrets")
+	k.sweep(t, "apply")
+	k.went(t, "cluster.recover.secrets")
 	s.checkPatroni(to)
 	s.NoChanges(ctx)
 	if now := s.started(); !slices.Equal(now, started) {
@@ -184,7 +182,39 @@ func TestEtcdRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.healthy(other, s.hosts()...)
+	t.Run("without failsafe mode", func(t *testing.T) { s.demotes(t, w, restored) })
 	w.Check(t)
+}
+
+// demotes loses etcd's data where Patroni has no failsafe mode: the primary takes no
+// writes until etcd is restored, and then has all that it has ever acknowledged.
+func (s *site) demotes(t *testing.T, w *writer.Writer, c settings) {
+	ctx := t.Context()
+	c.Cluster = strings.Replace(c.Cluster, "failsafe_mode = true\n", "", 1)
+	s.configure(c)
+	s.Apply(ctx)
+	s.healthy("pg1", s.hosts()...)
+	from := slices.DeleteFunc(s.hosts(), func(h string) bool { return !s.etcdLeads(h) })[0]
+	s.on(from, "systemctl start pgha-etcd-snapshot.service")
+	c.Etcd, _, _ = strings.Cut(c.Etcd, "restore")
+	c.Etcd += fmt.Sprintf("restore = { from = %q, id = \"again\" }", from+":"+s.on(from, "ls /var/backups/etcd/dcs/*.db | tail -n 1"))
+	s.loseEtcd(s.hosts()...)
+	s.eventually("no node to take writes", 2*time.Minute, func(context.Context) (bool, string) {
+		for _, h := range s.hosts() {
+			if got := s.on(h, "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()' 2>&1 || true"); got == "f" {
+				return false, h + " does"
+			}
+		}
+		return true, ""
+	})
+	acked := w.Acked()
+	s.configure(c)
+	s.unlocked(ctx, "-refresh=false", "-target=pgha_etcd_cluster.dcs")
+	s.eventually("rows to be written again", 2*time.Minute, func(context.Context) (bool, string) { return w.Acked() > acked+20, fmt.Sprint(w.Acked() - acked) })
+	s.unlocked(ctx)
+	s.checkPatroni("")
+	s.NoChanges(ctx)
+	t.Logf("the longest time without a row was %s", w.LongestGap())
 }
 
 // Etcd's data is lost on all hosts, and there is no snapshot. The cluster is taken up
@@ -210,8 +240,9 @@ func TestEtcdLostWithoutSnapshot(t *testing.T) {
 	args := []string{"-refresh=false", "-target=pgha_etcd_cluster.dcs"}
 	o := s.Run(ctx, append([]string{"plan", "-no-color"}, args...)...)
 	has(t, o, "with nothing in it", "recover_from")
-	s.killedAt(ctx, "etcd.restore.begin", args...)
-	s.unlocked(ctx, args...)
+	k := sweeper(s, w)
+	k.few("etcd.restore.begin", "etcd.restart")
+	k.sweep(t, "apply", args...)
 	s.writesFor(w, 20*time.Second, "with an etcd that has nothing in it")
 	// Nobody can make a second cluster over it by accident.
 	o = s.TryApply(ctx)
@@ -221,10 +252,9 @@ func TestEtcdLostWithoutSnapshot(t *testing.T) {
 	has(t, o, "and it did once", "recover_from")
 	anew.Cluster = base.Cluster
 	s.configure(anew)
-	for _, step := range []string{"cluster.recover.config", "cluster.recover.login"} {
-		s.killedAt(ctx, step)
-	}
-	s.unlocked(ctx)
+	k.few("cluster.recover.config", "cluster.recover.login")
+	k.sweep(t, "apply")
+	k.went(t, "cluster.recover.config", "cluster.recover.login")
 	s.checkPatroni(leader)
 	s.NoChanges(ctx)
 	if now := s.started(); !slices.Equal(now, started) {

@@ -26,6 +26,7 @@ func TestEtcdFull(t *testing.T) {
 	s.Apply(ctx)
 	s.healthy("pg1", all...)
 	w := s.write()
+	k := sweeper(s, w, "etcd.defragment", "etcd.restart", "etcd.compact", "etcd.disarm")
 
 	t.Run("a version that shuts Patroni out", func(t *testing.T) {
 		c := base
@@ -76,11 +77,12 @@ n=0; while [ $n -lt `+strconv.Itoa(count)+` ]; do n=$((n + 1)); head -c `+strcon
 		if st.Healthy || len(st.Warnings) == 0 || !strings.Contains(st.Warnings[0], "accepts no writes: alarm NOSPACE of ") {
 			t.Errorf("the data source: %+v", st.Warnings)
 		}
-		has(t, s.Plan(ctx), "the cluster accepts no writes: alarm NOSPACE of", "defragment pg1, pg2, pg3, one at a time, the leader last", "disarm the alarm NOSPACE")
+		has(t, s.Plan(ctx), "the cluster accepts no writes: alarm NOSPACE of", "affects running members of etcd cluster dcs", "defragment pg1, pg2, pg3, one at a time, the leader last", "disarm the alarm NOSPACE")
 		begin := time.Now()
-		o := s.Apply(ctx)
+		k.few("in etcd.defragment", "etcd.defragment", "etcd.disarm")
+		k.sweep(t, "apply", alone(true)...)
 		t.Logf("mended in %s\n%s", time.Since(begin).Round(time.Millisecond), sizes())
-		has(t, o, "affects running members of etcd cluster dcs")
+		k.went(t, "in etcd.defragment", "etcd.defragment", "etcd.disarm")
 		noAlarm()
 		s.Write("status.tf", "")
 		s.Apply(ctx)
@@ -124,7 +126,11 @@ n=0; while [ $n -lt `+strconv.Itoa(count)+` ]; do n=$((n + 1)); head -c `+strcon
 		has(t, o, follower, "permission denied")
 		s.on(follower, "chmod 640 /etc/pgha/etcd/dcs/server.key; systemctl reset-failed etcd; systemctl restart etcd")
 
-		has(t, s.Apply(ctx), "restart etcd.service, for its settings")
+		has(t, s.Plan(ctx), "restart etcd.service, for its settings")
+		k.few("in etcd.restart", "etcd.restart")
+		k.sweep(t, "apply", alone(false)...)
+		s.Apply(ctx)
+		k.went(t, "in etcd.restart", "etcd.restart")
 		noAlarm()
 		s.NoChanges(ctx)
 		s.healthy("pg1", all...)
@@ -150,6 +156,8 @@ n=0; while [ $n -lt `+strconv.Itoa(count)+` ]; do n=$((n + 1)); head -c `+strcon
 			return strings.Contains(o.Text, "defragment pg1, pg2, pg3"), o.Text
 		})
 		before := sizes()
+		k.few("in etcd.defragment", "etcd.defragment")
+		k.sweep(t, "apply", alone(false)...)
 		s.Apply(ctx)
 		t.Logf("before:\n%s\nafter:\n%s", before, sizes())
 		s.NoChanges(ctx)

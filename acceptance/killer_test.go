@@ -61,6 +61,15 @@ func alone(refreshed bool) []string {
 	return []string{"-refresh=false", "-target=pgha_etcd_cluster.dcs"}
 }
 
+// few has runs killed at these steps only, unless all are asked for: where each that is
+// killed costs the next one most of a minute.
+func (k *killer) few(steps ...string) {
+	k.only = steps
+	if exhaustive() {
+		k.only = nil
+	}
+}
+
 // sweep brings a command to its end as until does, and says what it took.
 func (k *killer) sweep(t *testing.T, verb string, args ...string) {
 	t.Helper()
