@@ -239,6 +239,18 @@ func TestEtcdUpgrade(t *testing.T) {
 		u.check(t, newer)
 	})
 
+	t.Run("killed on the way back", func(t *testing.T) {
+		u.to(newer)
+		u.Apply(ctx)
+		u.to(older)
+		k := sweeper(u.site, u.w, "etcd.upgrade.keep", "etcd.upgrade.packages", "etcd.upgrade")
+		k.few("etcd.upgrade.packages", "in etcd.upgrade", "etcd.upgrade", "etcd.upgrade.end")
+		k.sweep(t, "apply", alone(false)...)
+		u.Apply(ctx)
+		k.went(t, "etcd.upgrade.packages", "in etcd.upgrade", "etcd.upgrade", "etcd.upgrade.end")
+		u.check(t, older)
+	})
+
 	u.w.Check(t)
 	t.Logf("the longest time without a row: %s", u.w.LongestGap())
 	u.Destroy(ctx)
