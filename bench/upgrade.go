@@ -107,7 +107,11 @@ func (s *suite) upgrading(ctx context.Context, lab *labhost.Lab) (*upgraded, err
 	if _, err := sql(ctx, lab, leader, "create role bench superuser login password 'bench-password'"); err != nil {
 		return nil, err
 	}
-	c := writer.Config{User: "bench", Password: "bench-password"}
+	authority, err := lab.SSH(ctx, leader, "cat /etc/pgha/patroni/*/ca.crt")
+	if err != nil {
+		return nil, err
+	}
+	c := writer.Config{User: "bench", Password: "bench-password", CA: authority}
 	for _, h := range lab.Hosts() {
 		c.Hosts = append(c.Hosts, h.Addr)
 	}
@@ -161,9 +165,16 @@ func (u *upgraded) switchover(ctx context.Context) (time.Duration, error) {
 			candidate = h.Name
 		}
 	}
-	u.w.TakeGap()
-	if _, err := u.lab.SSH(ctx, leader, patronictl+"switchover --force --candidate "+candidate); err != nil {
-		return 0, err
+	said := ""
+	for try := 0; !strings.Contains(said, "Successfully"); try++ {
+		if try == 5 {
+			return 0, errors.New(said)
+		}
+		// A candidate that has only just come up is refused.
+		u.w.TakeGap()
+		if said, err = u.lab.SSH(ctx, leader, patronictl+"switchover --force --candidate "+candidate); err != nil {
+			return 0, err
+		}
 	}
 	for ok := false; !ok; {
 		if ok, err = streams(ctx, u.lab); err != nil {
@@ -172,6 +183,9 @@ func (u *upgraded) switchover(ctx context.Context) (time.Duration, error) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
+	}
+	if now, err := u.leader(ctx); err != nil || now != candidate {
+		return 0, fmt.Errorf("%s leads, and not %s (%w): %s", now, candidate, err, said)
 	}
 	return u.w.TakeGap(), nil
 }
