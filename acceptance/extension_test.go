@@ -11,6 +11,7 @@ import (
 
 // tally makes a repository on each host with three versions of an extension's package:
 // its library is one of PostgreSQL's own, under another name, and in 2.0 no library.
+// Another package needs a newer server from its 1.1 on.
 const tally = `mkdir -p /srv/tally && cd /srv/tally
 build() {
 	d=$(mktemp -d)
@@ -25,7 +26,17 @@ build() {
 	dpkg-deb -f "$deb"
 	printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -d ' ' -f 1)"
 }
-{ build 1.0; build 1.1; build 2.0; } >Packages
+needy() {
+	d=$(mktemp -d)
+	mkdir "$d/DEBIAN"
+	printf 'Package: postgresql-17-needy\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.test>\nDepends: postgresql-17%s\nDescription: needs a server\n' "$1-1" "$2" >"$d/DEBIAN/control"
+	dpkg-deb -b "$d" . >/dev/null
+	rm -r "$d"
+	deb=postgresql-17-needy_$1-1_all.deb
+	dpkg-deb -f "$deb"
+	printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -d ' ' -f 1)"
+}
+{ build 1.0; build 1.1; build 2.0; needy 1.0 ''; needy 1.1 " (>= NEWER)"; } >Packages
 echo 'deb [trusted=yes] file:/srv/tally ./' >/etc/apt/sources.list.d/tally.list`
 
 // An extension's package is pinned, brought to other versions along the road of
@@ -37,7 +48,7 @@ func TestExtensions(t *testing.T) {
 	u := newStaged(t, fmt.Sprintf(patience, ""), "pg1", "pg2", "pg3")
 	ctx := t.Context()
 	for _, h := range u.all {
-		u.on(h, tally)
+		u.on(h, strings.Replace(tally, "NEWER", u.new.Postgres, 1))
 	}
 	pin := func(version string) {
 		u.base.Versions = fmt.Sprintf("extensions = { tally = %q }", version)
@@ -107,6 +118,32 @@ func TestExtensions(t *testing.T) {
 	t.Run("a version that there is not", func(t *testing.T) {
 		pin("3.0")
 		refused(t, "no repository of this host has postgresql-17-tally in version 3.0; there are: 2.0-1, 1.1-1, 1.0-1")
+	})
+
+	t.Run("one that needs another server", func(t *testing.T) {
+		needs := func(version string) {
+			u.base.Versions = fmt.Sprintf(`extensions = { tally = "1.1", needy = %q }`, version)
+			u.configure(u.base)
+		}
+		has := func(want string) {
+			t.Helper()
+			for _, h := range u.all {
+				if have := u.on(h, "dpkg-query -Wf '${Version} ' postgresql-17 postgresql-17-needy 2>/dev/null || true"); !strings.HasPrefix(have, u.old.Postgres+"-") || !strings.HasSuffix(have, want) {
+					t.Errorf("%s has %s", h, have)
+				}
+			}
+		}
+		needs("1.1")
+		refused(t, "postgresql-17-needy", "Depends: postgresql-17 (>= "+u.new.Postgres+")")
+		has("")
+		needs("1.0")
+		u.Apply(ctx)
+		has("1.0-1")
+		needs("1.1")
+		refused(t, "postgresql-17-needy", "Depends: postgresql-17 (>= "+u.new.Postgres+")")
+		has("1.0-1")
+		pin("1.1")
+		u.Apply(ctx)
 	})
 
 	t.Run("let go", func(t *testing.T) {

@@ -44,9 +44,10 @@ guard_on() {
 	printf '#!/bin/sh\n%s\nexit 101\n' "$mine" >"$guard"
 	chmod 0755 "$guard"
 }
+# What is wrong with dependencies it says on standard output.
 apt() {
 	apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout="$wait" \
-		-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 9>&-
+		-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" >&2 9>&-
 }
 wait=$1
 shift
