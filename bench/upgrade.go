@@ -184,10 +184,13 @@ func (u *upgraded) switchover(ctx context.Context) (time.Duration, error) {
 			return 0, ctx.Err()
 		}
 	}
-	if now, err := u.leader(ctx); err != nil || now != candidate {
-		return 0, fmt.Errorf("%s leads, and not %s (%w): %s", now, candidate, err, said)
+	gap := u.w.TakeGap()
+	if now, err := u.leader(ctx); err != nil {
+		return 0, err
+	} else if now != candidate {
+		return 0, fmt.Errorf("%s leads, and not %s: %s", now, candidate, said)
 	}
-	return u.w.TakeGap(), nil
+	return gap, nil
 }
 
 // changes is how often the leader has changed so far: each is a new timeline.

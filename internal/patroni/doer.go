@@ -63,12 +63,17 @@ func (d *Doer) write(n Node, f remote.File) engine.Step {
 	})
 }
 
-func (d *Doer) install(n Node, pins []remote.Pin) engine.Step {
+// named lists packages for a title.
+func named(pins []remote.Pin) string {
 	var list []string
 	for _, p := range pins {
 		list = append(list, p.String())
 	}
-	return d.step(n, "patroni.packages", "install "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
+	return strings.Join(list, ", ")
+}
+
+func (d *Doer) install(n Node, pins []remote.Pin) engine.Step {
+	return d.step(n, "patroni.packages", "install "+named(pins), engine.Safe, func(ctx context.Context) error {
 		return remote.Apt{Host: d.host(n), Log: d.Log}.Install(ctx, pins...)
 	})
 }

@@ -406,7 +406,7 @@ func (p *nodePlanner) packages(t turn) (engine.Plan, error) {
 	return plan.ThenPlan(p.holds(hold)), nil
 }
 
-// added are the extensions that a node which somebody else made does not have yet.
+// added are the extensions that the node does not have yet, and that no turn brings.
 func (p *nodePlanner) added(t turn) ([]remote.Pin, error) {
 	var pins []remote.Pin
 	var errs []error

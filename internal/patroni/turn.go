@@ -148,7 +148,9 @@ func (p *nodePlanner) turn() (turn, error) {
 		p.client(&t)
 	}
 	if t.has(n.serverPackage()) {
-		p.joining(&t)
+		// One may need the server that comes with the turn: apt refuses it before.
+		joining, _ := p.added(t) // packages says what there is not
+		t.pins = append(t.pins, joining...)
 	}
 	p.stale(&t)
 	return t, nil
@@ -177,19 +179,6 @@ func (p *nodePlanner) client(t *turn) {
 	}
 	if exact, err := remote.Resolve(name, p.n.Postgres, p.f.Facts.Available(name)); err == nil {
 		t.pins = append(t.pins, exact)
-	}
-}
-
-// joining adds the extensions that are new on the node: one may need the server that
-// comes with the turn, and must not bring it before.
-func (p *nodePlanner) joining(t *turn) {
-	for _, pin := range p.n.extensions() {
-		if p.f.Facts.Package(pin.Name).Installed || t.has(pin.Name) {
-			continue
-		}
-		if exact, err := remote.Resolve(pin.Name, pin.Version, p.f.Facts.Available(pin.Name)); err == nil {
-			t.pins = append(t.pins, exact)
-		}
 	}
 }
 
@@ -266,7 +255,7 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 	if len(t.pins) == 0 || p.staged {
 		return engine.Plan{}
 	}
-	plan := engine.Sequence(p.do.stage(p.n, t.pins))
+	plan := engine.Sequence(p.do.stage(p.n, t))
 	if t.loads(p.n) {
 		plan = plan.Then(p.do.scratch(p.n, t))
 	}

@@ -14,13 +14,9 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
 
-func (d *Doer) stage(n Node, pins []remote.Pin) engine.Step {
-	var list []string
-	for _, p := range pins {
-		list = append(list, p.String())
-	}
-	return d.step(n, "patroni.stage", "fetch "+strings.Join(list, ", "), engine.Safe, func(ctx context.Context) error {
-		return remote.Apt{Host: d.host(n), Log: d.Log}.Download(ctx, pins...)
+func (d *Doer) stage(n Node, t turn) engine.Step {
+	return d.step(n, "patroni.stage", "fetch "+named(t.pins), engine.Safe, func(ctx context.Context) error {
+		return remote.Apt{Host: d.host(n), Log: d.Log}.Download(ctx, t.pins...)
 	})
 }
 
@@ -182,11 +178,7 @@ func (t turn) installs() string {
 	if len(t.pins) == 0 {
 		return ""
 	}
-	var list []string
-	for _, p := range t.pins {
-		list = append(list, p.String())
-	}
-	return "install " + strings.Join(list, ", ") + " and "
+	return "install " + named(t.pins) + " and "
 }
 
 // leadsNow reports whether the node holds the leader's lock.
