@@ -93,7 +93,7 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 			}
 		}}))
 	}
-	c, err := clientv3.New(clientv3.Config{
+	config := clientv3.Config{
 		Context:     life,
 		Endpoints:   urls,
 		TLS:         cfg.TLS,
@@ -105,14 +105,15 @@ func Dial(ctx context.Context, cfg DialConfig) (Client, error) {
 		// Serialised through SSH, a lost member shows as silence.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
-	})
+	}
+	c, err := clientv3.New(config)
 	if err != nil {
 		end()
 		return nil, r.translate(err)
 	}
 	login()
 	loggedIn.Store(true)
-	return &grpcClient{reach: r, c: c, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password, tls: cfg.TLS != nil}, nil
+	return &grpcClient{reach: r, c: c, config: config, end: end, authority: cfg.Authority, login: cfg.User, password: cfg.Password, tls: cfg.TLS != nil}, nil
 }
 
 // reach is what came of connecting to the members. gRPC keeps that to itself:
@@ -163,6 +164,7 @@ func (r *reach) all(failed func(error) bool) bool {
 type grpcClient struct {
 	*reach
 	c         *clientv3.Client
+	config    clientv3.Config // of c
 	end       context.CancelFunc
 	authority []byte
 	// what it logs in with
