@@ -23,7 +23,8 @@ func (g *ground) cut(step string, off func(context.Context) error, back bool, ar
 	begin := time.Now()
 	code, text := r.end()
 	took := time.Since(begin).Round(100 * time.Millisecond)
-	g.t.Logf("cut off in %s, the apply ended with %d after %s:\n%s", step, code, took, text)
+	_, said, _ := strings.Cut(text, "\nError: ")
+	g.t.Logf("cut off in %s, the apply ended with %d after %s: %s", step, code, took, said)
 	if code == 0 && back {
 		return
 	}

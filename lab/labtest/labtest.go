@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -20,9 +21,9 @@ import (
 // one package or in several. The test is skipped with -short and where there
 // can be no lab (elsewhere than on Linux, or not as root).
 //
-// If the test fails, what the hosts logged is in its output. With PGHA_LAB_KEEP
-// in the environment the lab of a failed test stays, to be looked at ("lab
-// status --all"); the next test that uses this function removes it.
+// If the test fails, what the hosts logged last is in its output, and all of it in
+// files. With PGHA_LAB_KEEP in the environment the lab of a failed test stays, to be
+// looked at ("lab status --all"); the next test that uses this function removes it.
 func New(t testing.TB, o labhost.Options) *labhost.Lab {
 	t.Helper()
 	Need(t)
@@ -81,21 +82,35 @@ func name(test string) string {
 	return strings.Trim(unique+s[:min(len(s), 32-len(unique))], "-")
 }
 
-// lastSaid prints what a host's services said last, without the noise of logins, in
-// lines that a report of a whole run still holds.
-const lastSaid = `systemctl --failed --no-legend --plain
+// saidLast prints what a host's services said, without the noise of logins.
+const saidLast = `systemctl --failed --no-legend --plain
 journalctl --no-pager -q -n 2000 -o short-precise |
-	grep -vE ' (sshd(-session)?|runuser|sudo|systemd-logind|dbus-daemon)\[|request stats|took too long|dropped internal Raft|timedated' | tail -n 30 | cut -c 8-300`
+	grep -vE ' (sshd(-session)?|runuser|sudo|systemd-logind|dbus-daemon)\[|request stats|took too long|dropped internal Raft|timedated'`
 
-// logHosts puts what the hosts said last into the test's output.
+// logHosts puts the last of what the hosts said into the test's output, a few lines
+// each so that a report of a whole run still shows what the test itself found, and
+// all of it into files.
 func logHosts(t testing.TB, l *labhost.Lab) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	dir := filepath.Join(os.TempDir(), "pgha-lab-failed", l.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Log(err)
+	}
+	t.Logf("what the hosts said is in %s", dir)
 	for _, h := range l.Hosts() {
-		out, err := l.SSH(ctx, h.Name, lastSaid)
+		out, err := l.SSH(ctx, h.Name, saidLast)
 		if err != nil {
 			out += "\n" + err.Error()
 		}
-		t.Logf("---- host %s of lab %s:\n%s", h.Name, l.Name, out)
+		if err := os.WriteFile(filepath.Join(dir, h.Name+".log"), []byte(out), 0o644); err != nil {
+			t.Log(err)
+		}
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		lines = lines[max(0, len(lines)-4):]
+		for i, line := range lines {
+			lines[i] = line[:min(len(line), 160)]
+		}
+		t.Logf("---- host %s:\n%s", h.Name, strings.Join(lines, "\n"))
 	}
 }
