@@ -68,10 +68,19 @@ func because(ctx context.Context, err error) error {
 		return err
 	}
 	var p, of *problem.Error
-	if !errors.As(err, &p) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
-		return cause
-	}
-	if errors.As(cause, &of) {
+	lost := errors.As(cause, &of)
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		if !errors.As(err, &p) {
+			return cause
+		}
+		// What was to be done about a failure of the step itself is beside the point.
+		said := problem.Error{Host: p.Host, Step: p.Step, Left: p.Left, Cause: cause}
+		if lost && of.Host == p.Host {
+			said.Cause = of.Cause
+		}
+		return &said
+	case lost:
 		return problem.Fill(err, problem.Error{Host: of.Host})
 	}
 	return err

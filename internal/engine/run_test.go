@@ -166,8 +166,11 @@ func TestRunSaysWhatEndedIt(t *testing.T) {
 		"only that it was ended": {lost, fmt.Errorf("canceled: %w", context.Canceled), problem.Error{Host: "pg1", Step: "wait", Cause: lost.Cause}},
 		"more than that":         {lost, errors.New("gave up (the lock was lost)"), problem.Error{Host: "pg1", Step: "wait", Cause: errors.New("gave up (the lock was lost)")}},
 		"another host's":         {lost, &problem.Error{Host: "pg2", Cause: errors.New("down")}, problem.Error{Host: "pg2", Step: "wait", Cause: errors.New("down")}},
-		"a timeout":              {errors.New("the create timeout has passed"), context.DeadlineExceeded, problem.Error{Step: "wait", Cause: errors.New("the create timeout has passed")}},
-		"the user":               {nil, context.Canceled, problem.Error{Step: "wait", Cause: context.Canceled}},
+		"that a step was ended": {lost, &problem.Error{Host: "pg1", Cause: fmt.Errorf("canceled: %w", context.Canceled), Log: []string{"x"}, Left: "all", Do: "read the log"},
+			problem.Error{Host: "pg1", Step: "wait", Cause: lost.Cause, Left: "all", Do: GoOn}},
+		"that another host's was": {lost, &problem.Error{Host: "pg2", Cause: context.Canceled}, problem.Error{Host: "pg2", Step: "wait", Cause: lost}},
+		"a timeout":               {errors.New("the create timeout has passed"), context.DeadlineExceeded, problem.Error{Step: "wait", Cause: errors.New("the create timeout has passed")}},
+		"the user":                {nil, context.Canceled, problem.Error{Step: "wait", Cause: context.Canceled}},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		err := Run(ctx, Sequence(Step{ID: "a", Title: "wait", Do: func(context.Context) error {
@@ -178,7 +181,8 @@ func TestRunSaysWhatEndedIt(t *testing.T) {
 		if !errors.As(err, &got) {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if got.Host != c.want.Host || got.Step != c.want.Step || got.Cause.Error() != c.want.Cause.Error() || got.Left == "" || got.Do == "" {
+		if got.Host != c.want.Host || got.Step != c.want.Step || got.Cause.Error() != c.want.Cause.Error() || got.Left == "" || got.Do == "" ||
+			c.want.Left != "" && (got.Left != c.want.Left || got.Do != c.want.Do || got.Log != nil) {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}

@@ -404,9 +404,9 @@ func (d *Doer) crashed(ctx context.Context, s Spec, restarts map[string]int) err
 	return errors.Join(errs...)
 }
 
-// withLog adds the last lines of etcd's log to an error.
+// withLog adds the last lines of etcd's log to an error, unless that is of our own end.
 func (d *Doer) withLog(ctx context.Context, s Spec, name string, err error) error {
-	if err == nil || host.Unreachable(err) {
+	if err == nil || host.Unreachable(err) || ctx.Err() != nil {
 		return err
 	}
 	lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(s, name), Unit, logLines, "")
