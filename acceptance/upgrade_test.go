@@ -146,8 +146,34 @@ func TestUpgrade(t *testing.T) {
 	u.w.Check(t)
 }
 
+// fromTwo brings the nodes to other versions by applies from two states at once, with
+// these values of -parallelism.
+func (u *staged) fromTwo(t *testing.T, to pins, parallelism ...int) {
+	t.Helper()
+	ctx := t.Context()
+	out := make([]cli.Output, len(parallelism))
+	var wg sync.WaitGroup
+	u.to(to)
+	for i, n := range parallelism {
+		one := u.site
+		if i > 0 {
+			one = &site{t: t, lab: u.lab, Dir: cli.New(t, nil, u.lab.Env()...)}
+			one.configure(u.base)
+		}
+		wg.Go(func() { out[i] = one.TryApply(ctx, fmt.Sprintf("-parallelism=%d", n)) })
+	}
+	wg.Wait()
+	for i, o := range out {
+		if o.Code != 0 {
+			t.Errorf("%d failed:\n%s", i, o.Text)
+		}
+	}
+	u.check(t, to)
+}
+
 // Five nodes, one of which follows another replica, with a quorum of synchronous ones:
-// both at once, and one switchover.
+// both at once by applies that are killed, and back by applies from two states at once,
+// each with one switchover.
 func TestUpgradeFive(t *testing.T) {
 	t.Parallel()
 	u := &staged{all: []string{"pg1", "pg2", "pg3", "pg4", "pg5"}}
@@ -157,15 +183,30 @@ func TestUpgradeFive(t *testing.T) {
 	}
 	u.site = newSite(t, labhost.Warm, u.base, u.all...)
 	u.make(t)
-	before := u.switchovers()
-	u.to(u.new)
-	u.Apply(t.Context())
-	u.check(t, u.new)
-	if n := u.switchovers() - before; n != 1 {
-		t.Errorf("%d switchovers", n)
-	}
-	if n := u.w.Broken(); n > 1 {
-		t.Errorf("%d transactions failed", n)
+	for _, way := range []struct {
+		name string
+		run  func(t *testing.T)
+	}{
+		{"killed", func(t *testing.T) {
+			u.to(u.new)
+			k := &killer{site: u.site, inside: []string{"patroni.restart"}}
+			k.few("in patroni.restart", "patroni.restart", "patroni.switchover")
+			k.sweep(t, "apply")
+			k.went(t, "in patroni.restart", "patroni.restart", "patroni.switchover")
+			u.check(t, u.new)
+		}},
+		{"back, from two states", func(t *testing.T) { u.fromTwo(t, u.old, 10, 2) }},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			before, broken := u.switchovers(), u.w.Broken()
+			way.run(t)
+			if n := u.switchovers() - before; n != 1 {
+				t.Errorf("%d switchovers", n)
+			}
+			if n := u.w.Broken() - broken; n > 1 {
+				t.Errorf("%d transactions failed", n)
+			}
+		})
 	}
 	u.w.Check(t)
 }
@@ -364,20 +405,7 @@ func TestUpgradeFaults(t *testing.T) {
 	})
 
 	t.Run("from two states, one node at a time", func(t *testing.T) {
-		other := &staged{site: &site{t: t, lab: u.lab, Dir: cli.New(t, nil, u.lab.Env()...)}, base: u.base}
-		u.to(pins{u.old.Postgres, u.new.Patroni})
-		other.to(pins{u.old.Postgres, u.new.Patroni})
-		var wg sync.WaitGroup
-		out := make([]cli.Output, 2)
-		wg.Go(func() { out[0] = u.TryApply(ctx, "-parallelism=1") })
-		wg.Go(func() { out[1] = other.TryApply(ctx, "-parallelism=2") })
-		wg.Wait()
-		for i, o := range out {
-			if o.Code != 0 {
-				t.Errorf("%d failed:\n%s", i, o.Text)
-			}
-		}
-		u.check(t, pins{u.old.Postgres, u.new.Patroni})
+		u.fromTwo(t, pins{u.old.Postgres, u.new.Patroni}, 1, 2)
 	})
 	u.w.Check(t)
 }
