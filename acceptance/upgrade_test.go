@@ -195,7 +195,7 @@ func TestUpgradeFive(t *testing.T) {
 			k.went(t, "in patroni.restart", "patroni.restart", "patroni.switchover")
 			u.check(t, u.new)
 		}},
-		{"back, from two states", func(t *testing.T) { u.fromTwo(t, u.old, 10, 2) }},
+		{"back, from two states", func(t *testing.T) { u.fromTwo(t, u.old, 10, 5) }},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			before, broken := u.switchovers(), u.w.Broken()

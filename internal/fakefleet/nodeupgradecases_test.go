@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,6 +102,33 @@ func TestNodeUpgradeLeaderMoves(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Another process makes a node the leader while that node has its turn and waits for the
+// cluster: its turn comes last, and costs one switchover and not two.
+func TestNodeUpgradeLeadsMeanwhile(t *testing.T) {
+	rolling(t, 3, 1, func(t *testing.T, r *roll) {
+		to := replicas(r.Fleet)[0]
+		r.Do(func() { r.Patroni.DemoteTime = 30 * time.Second })
+		var other sync.WaitGroup
+		other.Go(func() {
+			m := r.Start("other").PatroniManager()
+			if _, _, err := m.Switchover(patient(t), r.node(to, oldPins).Cluster, to.Name); err != nil {
+				t.Error(err)
+			}
+		})
+		if errs := r.apply(patient(t), r.Start("first"), newPins, 3); len(errs) > 0 {
+			t.Error(errs)
+		}
+		other.Wait()
+		r.check(newPins)
+		if turns := r.turns("first"); turns[2] != to.Name {
+			t.Errorf("%s has come to lead, and the turns were %v", to.Name, turns)
+		}
+		if n := r.switchovers(); n != 2 {
+			t.Errorf("%d switchovers, one of them by somebody else", n)
+		}
+	})
 }
 
 // Of a cluster that is paused nothing is touched but what is fetched.
@@ -326,12 +354,15 @@ func TestNodeUpgradeSwitchover(t *testing.T) {
 	for name, c := range map[string]struct {
 		out     fakefleetOutcome
 		refused bool
+		again   bool // the second request goes through
 	}{
-		"late":         {out: fakefleetOutcome{Late: 10 * time.Minute}},
-		"silent":       {out: fakefleetOutcome{Silent: true}},
-		"another":      {out: fakefleetOutcome{To: "another"}},
-		"another late": {out: fakefleetOutcome{To: "another", Late: time.Minute}},
-		"refused":      {out: fakefleetOutcome{Refuse: "no good candidates have been found"}, refused: true},
+		"late":          {out: fakefleetOutcome{Late: 10 * time.Minute}},
+		"silent":        {out: fakefleetOutcome{Silent: true}},
+		"another":       {out: fakefleetOutcome{To: "another"}},
+		"another late":  {out: fakefleetOutcome{To: "another", Late: time.Minute}},
+		"refused":       {out: fakefleetOutcome{Refuse: "no good candidates have been found"}, refused: true},
+		"given up":      {out: fakefleetOutcome{Fail: true}, refused: true},
+		"once given up": {out: fakefleetOutcome{Fail: true}, again: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -343,6 +374,7 @@ func TestNodeUpgradeSwitchover(t *testing.T) {
 					r.Patroni.Switchover = func(from, candidate string) fakefleetOutcome {
 						requests++
 						out := c.out
+						out.Fail = out.Fail && !(c.again && requests > 1)
 						if out.To != "" {
 							out.To = names[1-slices.Index(names, candidate)]
 						}
@@ -351,7 +383,11 @@ func TestNodeUpgradeSwitchover(t *testing.T) {
 				})
 				if c.refused {
 					errs := r.fails("first", newPins, 2)
-					wantError(t, errs[lead.Name], "Patroni refuses to switch over", c.out.Refuse)
+					if c.out.Fail {
+						wantError(t, errs[lead.Name], "Patroni has not switched over from "+lead.Name, "its log on "+lead.Name)
+					} else {
+						wantError(t, errs[lead.Name], "Patroni refuses to switch over", c.out.Refuse)
+					}
 					if r.Primary() != lead.Name || r.runs(lead) != oldPins {
 						t.Errorf("%s leads", r.Primary())
 					}
@@ -360,7 +396,7 @@ func TestNodeUpgradeSwitchover(t *testing.T) {
 				} else {
 					begin := time.Now()
 					r.must("first", newPins, 3)
-					if took := time.Since(begin); requests != 1 || took > 3*time.Minute {
+					if took := time.Since(begin); requests != 1+map[bool]int{true: 1}[c.again] || took > 3*time.Minute {
 						t.Errorf("%d requests; it took %s", requests, took)
 					}
 				}

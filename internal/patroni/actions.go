@@ -181,7 +181,7 @@ func (d *Doer) chosen(c Cluster, view ClusterView, to string) (Node, string, err
 	case !allowedToLead(candidate.Tags):
 		why = to + " may not lead: its tags say nofailover, or failover_priority 0"
 	case target(n, ClusterView{Members: []ClusterMember{leader, candidate}}, nil, turn{}, d.Known) == "":
-		why = cmp.Or(unwell(candidate, leader, d.Known.rollout()), to+" is not synchronous, and with synchronous_mode Patroni lets only a replica lead that is")
+		why = cmp.Or(unwell(candidate, leader, d.Known.rollout()), to+" is not synchronous (with a quorum: not counted for it), and with synchronous_mode Patroni lets only a replica lead that is")
 	}
 	if why != "" {
 		return n, "", &problem.Error{Cause: errors.New(why), Left: left, Do: "name another candidate, or none, and the best one is taken."}

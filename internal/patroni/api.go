@@ -269,6 +269,11 @@ func (m ClusterMember) LagBytes() (int64, bool) {
 // Patroni before 3.0.4 shows replicas as running.
 func (m ClusterMember) Healthy() bool { return m.State == "running" || m.State == "streaming" }
 
+// Synchronous reports whether it is a synchronous standby, or counted for the quorum.
+func (m ClusterMember) Synchronous() bool {
+	return m.Role == "sync_standby" || m.Role == "quorum_standby"
+}
+
 // ClusterView is GET /cluster.
 type ClusterView struct {
 	Scope   string          `json:"scope"`

@@ -45,7 +45,7 @@ func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 	}
 	candidates, sync := 0, 0
 	for _, m := range view.Members {
-		if m.Role == "sync_standby" || m.Role == "quorum_standby" {
+		if m.Synchronous() {
 			sync++
 		}
 		if m.Name == n.Name || m.Leader() {
@@ -69,6 +69,21 @@ func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 		return fitness{waits: "there is no synchronous replica"}
 	}
 	return fitness{}
+}
+
+// allCounted is a view in which all who are to be counted for the quorum are: Patroni
+// counts one that has been restarted in its next loop.
+func (k Known) allCounted(view ClusterView) ClusterView {
+	if strings.ToLower(Text(k.Config["synchronous_mode"])) != "quorum" {
+		return view
+	}
+	view.Members = slices.Clone(view.Members)
+	for i, m := range view.Members {
+		if no, _ := Bool(m.Tags["nosync"]); m.Role == "replica" && !no {
+			view.Members[i].Role = "quorum_standby"
+		}
+	}
+	return view
 }
 
 // unwell says why a member is not as well as it has to be.
@@ -217,7 +232,7 @@ func rankIn(name string, view ClusterView) int {
 	switch {
 	case m.Leader():
 		return 40
-	case m.Role == "sync_standby", m.Role == "quorum_standby":
+	case m.Synchronous():
 		rank = 20
 	}
 	for _, other := range view.Members {
@@ -243,9 +258,9 @@ func target(n Node, view ClusterView, statuses map[string]NodeStatus, t turn, k 
 		return v
 	}
 	fits := func(m ClusterMember) bool {
-		// Patroni refuses one that is not synchronous; with a quorum anybody may be.
-		mode := strings.ToLower(Text(k.Config["synchronous_mode"]))
-		return !k.synchronous() || mode == "quorum" || m.Role == "sync_standby"
+		// Patroni refuses one that is not synchronous, or not counted for the quorum
+		// (ha.py, get_failover_candidates).
+		return !k.synchronous() || m.Synchronous()
 	}
 	upgraded := func(m ClusterMember) bool {
 		st, asked := statuses[m.Name]

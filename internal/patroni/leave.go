@@ -127,7 +127,7 @@ func candidate(view ClusterView) (name string, others int) {
 			continue
 		}
 		g := grade{lag: lag}
-		if m.Role != "sync_standby" && m.Role != "quorum_standby" {
+		if !m.Synchronous() {
 			g.role = 1
 		}
 		if name == "" || g.role < best.role || g.role == best.role && g.lag < best.lag {

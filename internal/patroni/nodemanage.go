@@ -177,7 +177,7 @@ func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner,
 
 // takeTurn fetches what the turn needs, waits for it, and takes it. The first turn
 // that fails is the last one of this process: whoever comes after it stays as it is.
-func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *roll.Comer) (err error) {
+func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *roll.Comer) error {
 	n, key := p.n, p.n.Cluster.own("")
 	if err := engine.Run(ctx, p.stage(t), m.Observe); err != nil {
 		m.Queues.Halt(key, fmt.Errorf("fetching packages on %s failed", n.Target.Name))
@@ -186,37 +186,57 @@ func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *r
 	if err := p.k.rollout().check(m.Now(), "what it needs is fetched"); err != nil {
 		return problem.In(n.Target.Name, "", err)
 	}
-	leave, err := comer.Enter(ctx, n.Name, func(ctx context.Context) int { return p.do.rank(ctx, n) })
+	rank := func(ctx context.Context) int { return p.do.rank(ctx, n) }
+	leave, err := comer.Enter(ctx, n.Name, rank)
 	if err != nil {
 		return err
 	}
-	defer leave()
-	if why := m.Queues.Halted(key); why != nil {
-		return &problem.Error{
-			Host: n.Target.Name, Step: "take its turn", Cause: fmt.Errorf("the roll was halted: %w", why),
-			Left: "the node, running as it was.", Do: "mend what failed there, and apply again: it goes on with this node.",
+	defer func() { leave() }()
+	for {
+		if why := m.Queues.Halted(key); why != nil {
+			return &problem.Error{
+				Host: n.Target.Name, Step: "take its turn", Cause: fmt.Errorf("the roll was halted: %w", why),
+				Left: "the node, running as it was.", Do: "mend what failed there, and apply again: it goes on with this node.",
+			}
 		}
-	}
-	defer func() {
+		locked, unlock, err := m.lockCluster(ctx, p.do, n.Cluster, "the turn of node "+n.Name)
+		if err != nil {
+			m.Queues.Halt(key, fmt.Errorf("the turn of %s failed", n.Name))
+			return err
+		}
+		// Others have had their turns meanwhile: look again.
+		if p.do.Known, err = n.Cluster.Load(locked, p.do.KV); err == nil && p.do.Known.Leader == n.Name && m.Queues.Awaited(key) {
+			// Another process has made it the leader, whose turn comes last.
+			unlock()
+			leave()
+			if leave, err = m.Queues.Enter(ctx, key, n.Name, rank); err != nil {
+				leave = func() {}
+				return err
+			}
+			continue
+		}
+		defer unlock()
+		if err == nil {
+			err = m.turnLocked(locked, p)
+		}
 		if err != nil && !errors.Is(err, errManual) {
 			m.Queues.Halt(key, fmt.Errorf("the turn of %s failed", n.Name))
 		}
-	}()
-	ctx, unlock, err := m.lockCluster(ctx, p.do, n.Cluster, "the turn of node "+n.Name)
-	if err != nil {
 		return err
 	}
-	defer unlock()
+}
+
+// turnLocked takes a turn while no other process does anything with the cluster, by what
+// was just read of it.
+func (m *Manager) turnLocked(ctx context.Context, p *nodePlanner) error {
+	n := p.n
 	p.do.locked = true
-	// Others have had their turns meanwhile: look again.
-	if p.do.Known, err = n.Cluster.Load(ctx, p.do.KV); err != nil {
-		return err
-	}
 	p.do.Known.complete(n.Cluster)
 	if err := p.do.endPause(ctx, n.Cluster); err != nil {
 		return err
 	}
-	if p, err = m.planNode(ctx, n, p.do); err != nil {
+	p, err := m.planNode(ctx, n, p.do)
+	if err != nil {
 		return err
 	}
 	p.staged = true

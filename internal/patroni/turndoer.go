@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -34,40 +35,80 @@ func (d *Doer) stepDown(n Node, t turn) engine.Step {
 // errManual: the leader's turn waits for a person. It says nothing against the others'.
 var errManual = errors.New(`rollout.switchover is "manual"`)
 
-// giveUpLead moves the leader's role if the node has it.
+// errNotMoved: Patroni has looked into a switchover, and left the leader's role where it was.
+var errNotMoved = errors.New("Patroni has not switched over")
+
+// giveUpLead moves the leader's role if the node has it. A switchover that Patroni has
+// thought better of, because who was to lead was not well at that moment, is asked for
+// again, perhaps with somebody else.
 func (d *Doer) giveUpLead(ctx context.Context, n Node, t turn) error {
-	view, err := d.viewOf(ctx, n)
-	if err != nil {
-		return err
-	}
-	if leader, ok := view.Leader(); !ok || leader.Name != n.Name {
-		return nil
-	}
-	r := d.Known.rollout()
-	if r.Manual {
+	for tries := 1; ; tries++ {
+		view, err := d.viewOf(ctx, n)
+		if err != nil {
+			return err
+		}
+		if leader, ok := view.Leader(); !ok || leader.Name != n.Name {
+			return nil
+		}
+		r := d.Known.rollout()
+		if r.Manual {
+			return &problem.Error{
+				Cause: fmt.Errorf("%s leads, and %w of the cluster %s", n.Name, errManual, n.Cluster.Scope),
+				Left:  fmt.Sprintf("%s, leading as it was; it still needs: %s.", n.Name, t),
+				Do:    "when it suits: set rollout = { switchover = \"auto\" } in the pgha_patroni_cluster, or switch over by hand (patronictl -c " + ConfigPath + " switchover), and apply again.",
+			}
+		}
+		to, leads, err := d.successor(ctx, n, t)
+		switch {
+		case err != nil || !leads:
+			return err
+		case to != "":
+			if err = d.moveLead(ctx, n, to); !errors.Is(err, errNotMoved) || tries == 3 {
+				return err
+			}
+			d.Log.WarnContext(ctx, "asking for the switchover again", "node", n.Name, "because", err.Error())
+			continue
+		case r.AllowDowntime:
+			d.Log.WarnContext(ctx, "nobody can take over; the leader is restarted where it is, as rollout.allow_downtime says", "node", n.Name)
+			return nil
+		}
 		return &problem.Error{
-			Cause: fmt.Errorf("%s leads, and %w of the cluster %s", n.Name, errManual, n.Cluster.Scope),
-			Left:  fmt.Sprintf("%s, leading as it was; it still needs: %s.", n.Name, t),
-			Do:    "when it suits: set rollout = { switchover = \"auto\" } in the pgha_patroni_cluster, or switch over by hand (patronictl -c " + ConfigPath + " switchover), and apply again.",
+			Cause: fmt.Errorf("%s leads, and no other member can take over", n.Name), Left: "the leader, as it was.",
+			Do: "make another member fit (patronictl -c " + ConfigPath + " list shows what is wrong), or allow a restart of the leader: rollout = { allow_downtime = true }; then apply again.",
 		}
 	}
+}
+
+// successor says who is to lead next, and waits for the one who should, if Patroni does
+// not count it for the quorum yet: one that was upgraded, which spares the cluster
+// another switchover. It waits for no longer than Patroni takes to do so.
+func (d *Doer) successor(ctx context.Context, n Node, t turn) (to string, leads bool, err error) {
 	nodes := map[string]Node{}
 	for _, name := range without(sortedKeys(d.Known.Nodes), n.Name) {
 		nodes[name] = Node{Cluster: n.Cluster, Name: name, Target: d.Known.Nodes[name].Target}
 	}
-	statuses, _ := d.statuses(ctx, nodes)
-	to := target(n, view, statuses, t, d.Known)
-	switch {
-	case to != "":
-		return d.moveLead(ctx, n, to)
-	case r.AllowDowntime:
-		d.Log.WarnContext(ctx, "nobody can take over; the leader is restarted where it is, as rollout.allow_downtime says", "node", n.Name)
-		return nil
+	_, loop := d.Known.Timing()
+	bounded, cancel := context.WithTimeout(ctx, time.Duration(2*loop)*time.Second+5*time.Second)
+	defer cancel()
+	err = wait.Until(bounded, d.Log, "who is to lead after "+n.Name+" to be counted for the quorum", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		view, err := d.viewOf(ctx, n)
+		if err != nil {
+			return false, "", err
+		}
+		leader, _ := view.Leader()
+		if leads = leader.Name == n.Name; !leads {
+			return true, "", nil
+		}
+		statuses, _ := d.statuses(ctx, nodes)
+		best := target(n, d.Known.allCounted(view), statuses, t, d.Known)
+		to = target(n, view, statuses, t, d.Known)
+		done := best == to || to != "" && (t.isIn(statuses[to]) || !t.isIn(statuses[best]))
+		return done, best + " is not counted", nil
+	})
+	if ctx.Err() == nil && leads {
+		err = nil // it is as good as it gets
 	}
-	return &problem.Error{
-		Cause: fmt.Errorf("%s leads, and no other member can take over", n.Name), Left: "the leader, as it was.",
-		Do: "make another member fit (patronictl -c " + ConfigPath + " list shows what is wrong), or allow a restart of the leader: rollout = { allow_downtime = true }; then apply again.",
-	}
+	return to, leads, err
 }
 
 // moveLead asks for a switchover, and returns as soon as somebody else leads: Patroni
@@ -97,10 +138,17 @@ func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
 		select {
 		case said = <-answer:
 			var refused *StatusError
-			if leads, err := d.leadsNow(ctx, n); errors.As(said, &refused) && refused.Code == 412 && (err != nil || leads) {
+			leads, err := d.leadsNow(ctx, n)
+			switch answered := errors.As(said, &refused); {
+			case answered && refused.Code == http.StatusPreconditionFailed && (err != nil || leads):
 				return false, "", wait.Never(&problem.Error{
 					Cause: fmt.Errorf("Patroni refuses to switch over from %s to %s: %s", n.Name, candidate, refused.Text),
 					Left:  "the leader, as it was.", Do: "make the candidate fit, then apply again.",
+				})
+			case answered && refused.Code == http.StatusServiceUnavailable && refused.Text == notMoved && err == nil && leads:
+				return false, "", wait.Never(&problem.Error{
+					Cause: fmt.Errorf("%w from %s to %s; its log on %s says why", errNotMoved, n.Name, candidate, n.Name),
+					Left:  "the leader, as it was.", Do: "make another member fit, then apply again.",
 				})
 			}
 		default:
@@ -122,6 +170,10 @@ func (d *Doer) moveLead(ctx context.Context, n Node, candidate string) error {
 	}
 	return nil
 }
+
+// notMoved is Patroni's answer when the request is gone and the leader is who it was
+// (api.py, poll_failover_result).
+const notMoved = "Switchover failed"
 
 // promoted reports whether a member that has the leader's lock takes writes: it is
 // asked itself, or where nobody here manages it, another one about it.
@@ -288,7 +340,7 @@ func (d *Doer) settledIn(ctx context.Context, n Node) (string, error) {
 	}
 	if d.Known.synchronous() && eligible(view) > 0 {
 		for _, m := range view.Members {
-			if m.Role == "sync_standby" || m.Role == "quorum_standby" {
+			if m.Synchronous() {
 				return "", nil
 			}
 		}

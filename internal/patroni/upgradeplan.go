@@ -223,7 +223,7 @@ func planUpgrade(c Cluster, do *Doer, view ClusterView, nodes []upgrading, now t
 			}
 		}
 		if u.moves {
-			t.HandsOverTo = target(u.n, view, statuses, u.turn, k)
+			t.HandsOverTo = target(u.n, k.allCounted(view), statuses, u.turn, k)
 			p.hand(u, t.HandsOverTo, k.rollout())
 		}
 		p.Turns = append(p.Turns, t)

@@ -220,7 +220,11 @@ func TestChosen(t *testing.T) {
 		}, says: "no other replica"},
 		"the named one is not in sync": {to: "pg3", known: func(k *Known) { k.Config = Document{"synchronous_mode": "on"} }, says: "pg3 is not synchronous"},
 		"the named one is in sync":     {to: "pg2", known: func(k *Known) { k.Config = Document{"synchronous_mode": "on"} }, want: "pg2"},
-		"with a quorum, anybody":       {to: "pg3", known: func(k *Known) { k.Config = Document{"synchronous_mode": "quorum"} }, want: "pg3"},
+		"with a quorum, not counted":   {to: "pg3", known: func(k *Known) { k.Config = Document{"synchronous_mode": "quorum"} }, says: "pg3 is not synchronous"},
+		"with a quorum, counted": {
+			to: "pg3", known: func(k *Known) { k.Config = Document{"synchronous_mode": "quorum"} },
+			view: func(v *ClusterView) { v.Members[2].Role = "quorum_standby" }, want: "pg3",
+		},
 		"alone, with downtime allowed": {
 			known: func(k *Known) {
 				k.Nodes = map[string]NodeRecord{"pg1": {}}

@@ -155,6 +155,15 @@ func (q *Queues) enter(ctx context.Context, key, id string, rank func(context.Co
 	return func() { once.Do(func() { q.next(context.WithoutCancel(ctx), key, c) }) }, nil
 }
 
+// Awaited reports whether somebody waits for a turn on the cluster key, while somebody
+// else has one.
+func (q *Queues) Awaited(key string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := q.queues[key]
+	return c != nil && len(c.waiting) > 0
+}
+
 func (q *Queues) settle() time.Duration {
 	if q.Settle == 0 {
 		return DefaultSettle

@@ -358,6 +358,8 @@ func (n *Node) refuse(leader, candidate string, out Outcome) answer {
 	switch {
 	case leader == "":
 		return plain(http.StatusBadRequest, "Switchover could be performed only from a specific leader")
+	case out.Fail:
+		return plain(http.StatusServiceUnavailable, "Switchover failed")
 	case out.Refuse != "":
 		return plain(http.StatusPreconditionFailed, "%s", out.Refuse)
 	case have != leader:

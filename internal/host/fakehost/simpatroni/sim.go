@@ -65,6 +65,8 @@ type Outcome struct {
 	To string
 	// Refuse is a text with which it is refused (412).
 	Refuse string
+	// Fail: it is looked into, and given up (503); nothing has changed.
+	Fail bool
 	// Silent: the connection ends without an answer, after it was done.
 	Silent bool
 	// Late is how much later the answer comes.
