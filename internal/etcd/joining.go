@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
@@ -155,6 +153,21 @@ func (p *planner) membership() engine.Plan {
 	if !p.asked {
 		return p.later()
 	}
+	if over := p.joined(); len(over) > 0 {
+		// Before anybody is removed, for which it counts since when they have voted.
+		plan = plan.Then(p.do.step(p.s, "", "etcd.member.joined", "note that members have joined", engine.Safe, func(ctx context.Context) error {
+			var keys []string
+			for _, url := range over {
+				if m := p.f.Live.at(url); m != nil {
+					if err := p.do.began(ctx, p.s, url); err != nil {
+						return err
+					}
+				}
+				keys = append(keys, joiningKey(p.s, url))
+			}
+			return p.do.forget(ctx, p.s, keys...)
+		}))
+	}
 	for _, c := range p.changes {
 		switch c.kind {
 		case addMember:
@@ -163,15 +176,6 @@ func (p *planner) membership() engine.Plan {
 			plan = plan.Then(p.do.remove(p.s, c))
 		case removeDead: // they went first
 		}
-	}
-	if over := p.joined(); len(over) > 0 {
-		plan = plan.Then(p.do.step(p.s, "", "etcd.member.joined", "note that members have joined", engine.Safe, func(ctx context.Context) error {
-			var keys []string
-			for _, url := range over {
-				keys = append(keys, joiningKey(p.s, url))
-			}
-			return p.do.forget(ctx, p.s, keys...)
-		}))
 	}
 	var lanes []engine.Plan
 	for _, n := range sortedKeys(p.s.Leaving) {
@@ -281,7 +285,10 @@ func (d *Doer) addLearner(s Spec, c change) engine.Step {
 		// Should we be killed and the member no longer be wanted, the next run
 		// knows by this that it may be removed.
 		err := d.patiently(ctx, s, func(ctx context.Context, client Client) error {
-			return client.Put(ctx, joiningKey(s, c.url), c.name)
+			if err := client.Put(ctx, joiningKey(s, c.url), c.name); err != nil {
+				return err
+			}
+			return client.Delete(ctx, sinceKey(s, c.url)) // of a membership that is over
 		})
 		if err != nil {
 			return err
@@ -341,10 +348,7 @@ func (d *Doer) promote(s Spec, c change) engine.Step {
 			return err
 		}
 		d.vote(c.url, true)
-		err := d.patiently(ctx, s, func(ctx context.Context, client Client) error {
-			return client.Put(ctx, sinceKey(s, c.url), strconv.FormatInt(time.Now().Unix(), 10))
-		})
-		if err != nil {
+		if err := d.began(ctx, s, c.url); err != nil {
 			return err
 		}
 		return d.forget(ctx, s, joiningKey(s, c.url))

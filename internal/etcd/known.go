@@ -26,6 +26,16 @@ const (
 // since 1970. The members that the cluster began with have no such note.
 func sinceKey(s Spec, peer string) string { return "/pgha/etcd/" + s.Name + "/since/" + peer }
 
+// began notes that a member has begun to vote, if that is not noted yet. The note comes
+// before the one that it is being added goes: a member without either was there from the
+// beginning.
+func (d *Doer) began(ctx context.Context, s Spec, peer string) error {
+	return d.patiently(ctx, s, func(ctx context.Context, client Client) error {
+		_, err := client.Create(ctx, sinceKey(s, peer), strconv.FormatInt(time.Now().Unix(), 10))
+		return err
+	})
+}
+
 // waitKnown waits until a member that stays has been there for so long that every
 // Patroni on the cluster knows it.
 func (d *Doer) waitKnown(ctx context.Context, s Spec, c change) error {

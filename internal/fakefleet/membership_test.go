@@ -132,6 +132,16 @@ func checkMembers(t *testing.T, f *fakefleet.Fleet, c transition) {
 		if left := st[0].Keys("/pgha/etcd/dcs/joining/"); len(left) > 0 {
 			t.Errorf("left in etcd: %v", left)
 		}
+		// Of those who have joined it is noted when, whatever was killed: Patroni has to
+		// know them before others leave.
+		before := members(f, c.from)
+		for _, n := range s.Names() {
+			url := s.PeerURL(n)
+			was := slices.ContainsFunc(before.Names(), func(n string) bool { return before.PeerURL(n) == url })
+			if _, noted := st[0].Get("/pgha/etcd/dcs/since/" + url); !noted && !was {
+				t.Errorf("since when %s has been voting is not noted", n)
+			}
+		}
 	})
 	on := map[string]bool{}
 	for _, m := range s.Members {
