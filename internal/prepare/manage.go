@@ -347,7 +347,8 @@ func (m *Manager) Destroy(ctx context.Context, s Spec) error {
 		return err
 	}
 	if f.Marker == nil {
-		return nil
+		// Whoever was killed while he removed what else there was has left the folder.
+		return remote.RemoveEmptyDirs(ctx, h, "/etc/pgha")
 	}
 	undo := Spec{Target: s.Target}
 	plan := Plan(undo, f, h, m.Log)
