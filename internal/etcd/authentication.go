@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
@@ -47,7 +48,7 @@ func notLoggingIn(keys []KeyValue) []string {
 	for _, key := range sortedKeys(logsIn) {
 		if !logsIn[key] {
 			cluster, name, _ := cutLast(key, "/")
-			list = append(list, name+" of "+cluster[strings.LastIndex(cluster, "/")+1:])
+			list = append(list, name+" of "+clusterName(cluster))
 		}
 	}
 	return list
@@ -129,4 +130,15 @@ func (p *planner) turnsOn() (engine.Plan, error) {
 	step.Title = "turn authentication on: every Patroni node logs in; whoever else uses this etcd without a password is shut out"
 	step.Risk = engine.Reload
 	return engine.Sequence(step), nil
+}
+
+// clusterName is a Patroni cluster's name, of where it keeps its keys: the scope, and of
+// a Citus formation the group after it, "main/1".
+func clusterName(dir string) string {
+	parts := strings.Split(strings.Trim(dir, "/"), "/")
+	last := parts[len(parts)-1]
+	if _, err := strconv.Atoi(last); err == nil && len(parts) > 2 {
+		return parts[len(parts)-2] + "/" + last
+	}
+	return last
 }

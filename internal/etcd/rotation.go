@@ -84,7 +84,7 @@ func clients(ctx context.Context, c Client) ([]ClientFacts, error) {
 	list := []ClientFacts{}
 	noted := map[string]bool{}
 	add := func(key, cluster, name string) *ClientFacts {
-		list = append(list, ClientFacts{Name: name + " of " + cluster[strings.LastIndex(cluster, "/")+1:], Key: key})
+		list = append(list, ClientFacts{Name: name + " of " + clusterName(cluster), Key: key})
 		return &list[len(list)-1]
 	}
 	for _, kv := range keys {

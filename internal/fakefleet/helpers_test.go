@@ -20,8 +20,14 @@ import (
 // the seed decides.
 func bubble(t *testing.T, seed uint64, f func(t *testing.T, fleet *fakefleet.Fleet)) {
 	t.Helper()
+	bubbleOf(t, seed, 3, f)
+}
+
+// bubbleOf is bubble with so many hosts.
+func bubbleOf(t *testing.T, seed uint64, hosts int, f func(t *testing.T, fleet *fakefleet.Fleet)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f(t, fakefleet.New(t, fakefleet.Config{Config: fakehost.Config{Seed: seed}}))
+		f(t, fakefleet.New(t, fakefleet.Config{Config: fakehost.Config{Seed: seed}, Hosts: hosts}))
 	})
 }
 

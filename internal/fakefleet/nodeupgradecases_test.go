@@ -374,7 +374,7 @@ func TestNodeUpgradeSwitchover(t *testing.T) {
 					r.Patroni.Switchover = func(from, candidate string) fakefleetOutcome {
 						requests++
 						out := c.out
-						out.Fail = out.Fail && !(c.again && requests > 1)
+						out.Fail = out.Fail && (!c.again || requests == 1)
 						if out.To != "" {
 							out.To = names[1-slices.Index(names, candidate)]
 						}

@@ -66,7 +66,7 @@ func (k Known) noted(c Cluster, name string) (Node, error) {
 	r, there := k.Nodes[name]
 	if !there {
 		return Node{}, &problem.Error{
-			Step: "look the node up", Cause: fmt.Errorf("the cluster %s has no node %q that is managed; it has %s", c.Scope, name, strings.Join(sortedKeys(k.Nodes), ", ")),
+			Step: "look the node up", Cause: fmt.Errorf("the cluster %s has no node %q that is managed; it has %s", c.Name(), name, strings.Join(sortedKeys(k.Nodes), ", ")),
 			Left: "everything.", Do: "name one of these.",
 		}
 	}
@@ -77,7 +77,7 @@ func (k Known) noted(c Cluster, name string) (Node, error) {
 func (d *Doer) anyView(ctx context.Context, c Cluster) (ClusterView, error) {
 	names := sortedKeys(d.Known.Nodes)
 	if len(names) == 0 {
-		return ClusterView{}, &problem.Error{Step: "look at the cluster " + c.Scope, Cause: errors.New("it has no node"), Do: "apply its pgha_patroni_node resources first."}
+		return ClusterView{}, &problem.Error{Step: "look at the cluster " + c.Name(), Cause: errors.New("it has no node"), Do: "apply its pgha_patroni_node resources first."}
 	}
 	n, err := d.Known.noted(c, names[0])
 	if err != nil {
@@ -150,7 +150,7 @@ func (d *Doer) chosen(c Cluster, view ClusterView, to string) (Node, string, err
 	const left = "the leader, as it was."
 	leader, ok := view.Leader()
 	if !ok {
-		return Node{}, "", unfitting(fitness{waits: "the cluster " + c.Scope + " has no leader"}, left)
+		return Node{}, "", unfitting(fitness{waits: "the cluster " + c.Name() + " has no leader"}, left)
 	}
 	n, err := d.Known.noted(c, leader.Name)
 	if err != nil {
@@ -339,7 +339,7 @@ func (d *Doer) spare(n Node, view ClusterView) error {
 	leader, ok := view.Leader()
 	switch {
 	case !ok:
-		return unfitting(fitness{waits: "the cluster " + n.Cluster.Scope + " has no leader to clone from"}, left)
+		return unfitting(fitness{waits: "the cluster " + n.Cluster.Name() + " has no leader to clone from"}, left)
 	case leader.Name == n.Name:
 		return &problem.Error{
 			Cause: fmt.Errorf("%s leads: its data is the cluster's", n.Name), Left: left,
@@ -360,7 +360,7 @@ func (d *Doer) spare(n Node, view ClusterView) error {
 		}
 	}
 	return &problem.Error{
-		Cause: fmt.Errorf("synchronous_mode is on, and without %s no replica of %s is well that could be synchronous", n.Name, n.Cluster.Scope),
+		Cause: fmt.Errorf("synchronous_mode is on, and without %s no replica of %s is well that could be synchronous", n.Name, n.Cluster.Name()),
 		Left:  left, Do: "add a node, or make another one well, then run the same again.",
 	}
 }

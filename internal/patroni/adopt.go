@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -42,7 +43,7 @@ func (c Cluster) present(k Known) error {
 	}
 	return &problem.Error{
 		Step:  "look the cluster up in etcd",
-		Cause: fmt.Errorf("the cluster %s has the system identifier %s, and etcd %s has %s", c.Scope, strings.TrimPrefix(c.UID, adoptedPrefix), c.Etcd.Name, found),
+		Cause: fmt.Errorf("the cluster %s has the system identifier %s, and etcd %s has %s", c.Name(), strings.TrimPrefix(c.UID, adoptedPrefix), c.Etcd.Name, found),
 		Left:  "everything.", Do: "find out what became of etcd's data before anything else.",
 	}
 }
@@ -157,13 +158,13 @@ func (m *Manager) Identify(ctx context.Context, c Cluster, nodes map[string]etcd
 	}
 	if k.Record != nil && k.Record.Released {
 		return c, k, &problem.Error{
-			Step: "look the cluster up in etcd", Cause: fmt.Errorf("the resource of the cluster %s was destroyed, and its data kept", c.Scope),
+			Step: "look the cluster up in etcd", Cause: fmt.Errorf("the resource of the cluster %s was destroyed, and its data kept", c.Name()),
 			Do: "do not import it: applying the configuration that made it takes it up again.",
 		}
 	}
 	if k.Initialize == "" {
 		return c, k, &problem.Error{
-			Step: "look the cluster up in etcd", Cause: fmt.Errorf("etcd %s has no Patroni cluster %s%s", c.Etcd.Name, c.Namespace, c.Scope),
+			Step: "look the cluster up in etcd", Cause: fmt.Errorf("etcd %s has no Patroni cluster %s%s", c.Etcd.Name, c.Namespace, c.Name()),
 			Do: "check scope and namespace: patronictl list on a node shows them.",
 		}
 	}
@@ -216,8 +217,8 @@ func (d *Doer) anyForeign(ctx context.Context, c Cluster, k Known) (*ForeignConf
 		return nil, Node{}, errors.Join(errs...)
 	}
 	return nil, Node{}, &problem.Error{
-		Step: "find a node of the cluster", Cause: fmt.Errorf("none of the members %s of %s runs on a host of etcd %s, and no other host was named", strings.Join(sortedKeys(k.Members), ", "), c.Scope, c.Etcd.Name),
-		Do: fmt.Sprintf("name one in the id: %s@NODE=ADDRESS@...", c.Scope),
+		Step: "find a node of the cluster", Cause: fmt.Errorf("none of the members %s of %s runs on a host of etcd %s, and no other host was named", strings.Join(sortedKeys(k.Members), ", "), c.Name(), c.Etcd.Name),
+		Do: fmt.Sprintf("name one in the id: %s@NODE=ADDRESS@...", c.Name()),
 	}
 }
 
@@ -256,7 +257,7 @@ func (m *Manager) find(ctx context.Context, c Cluster, k Known, name string, at 
 		return n, nil, err
 	}
 	if !foreign.is(n) {
-		return n, nil, refuse(fmt.Sprintf("this host runs the node %q of %s%s, not %q of %s%s", foreign.file.Name, foreign.file.Namespace, foreign.file.Scope, name, c.Namespace, c.Scope),
+		return n, nil, refuse(fmt.Sprintf("this host runs the node %q of %s%s, not %q of %s%s", foreign.file.Name, foreign.file.Namespace, foreign.file.Scope, name, c.Namespace, c.Name()),
 			"name the node in the id as its configuration file does.")
 	}
 	if err := foreign.unsupported(); err != nil && c.Adopted() {
@@ -282,6 +283,14 @@ func (m *Manager) find(ctx context.Context, c Cluster, k Known, name string, at 
 	}
 	n.Postgres = fmt.Sprintf("%d.%d", st.ServerVersion/10000, st.ServerVersion%10000)
 	n.Patroni = debver.Upstream(f.Package(patroniPackage).Version)
+	if c.Citus != nil {
+		var p remote.Probe
+		f, err := p.Package(n.ExtensionPackage(CitusExtension)).Run(ctx, h)
+		if err != nil {
+			return n, nil, err
+		}
+		n.Extensions = map[string]string{CitusExtension: debver.Upstream(f.Package(n.ExtensionPackage(CitusExtension)).Version)}
+	}
 	return n, foreign, nil
 }
 
@@ -295,7 +304,7 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 	if f.Foreign == nil {
 		return plan, &problem.Error{
 			Host: n.Target.Name, Step: "look at the node",
-			Cause: fmt.Errorf("the cluster %s was made by somebody else, and there is no %s on this host to go by", n.Cluster.Scope, ConfigPath),
+			Cause: fmt.Errorf("the cluster %s was made by somebody else, and there is no %s on this host to go by", n.Cluster.Name(), ConfigPath),
 			Left:  "everything on the host.", Do: "make the node as the others were made, then import it; this release does not add nodes to such a cluster.",
 		}
 	}
@@ -303,7 +312,7 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 		plan = plan.Then(do.noteAdopted(n.Cluster))
 	}
 	if !quiet && (f.Marker == nil || f.Marker.Released) {
-		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Scope))
+		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Name()))
 	}
 	t, err := p.turn()
 	if err != nil {
@@ -367,7 +376,7 @@ func (p *nodePlanner) adopted() (engine.Plan, error) {
 // noteAdopted notes a cluster that somebody else made, so that other operations
 // find it.
 func (d *Doer) noteAdopted(c Cluster) engine.Step {
-	return engine.Step{ID: "cluster.record", Title: "note the cluster " + c.Scope + " in etcd", Risk: engine.Safe, Do: func(ctx context.Context) error {
+	return engine.Step{ID: "cluster.record", Title: "note the cluster " + c.Name() + " in etcd", Risk: engine.Safe, Do: func(ctx context.Context) error {
 		b, err := jsonText(Record{UID: c.UID, DeletionProtection: true, Cluster: &c})
 		if err != nil {
 			return err
@@ -404,8 +413,11 @@ func (d *Doer) putForeign(ctx context.Context, n Node) error {
 // importID is the id with which a cluster that exists is imported.
 func (c Cluster) importID() string {
 	scope := c.Scope
+	if c.Citus != nil {
+		scope = fmt.Sprintf("%s:%d", scope, c.Citus.Group)
+	}
 	if c.Namespace != "/service/" {
-		scope = c.Namespace + c.Scope
+		scope = c.Namespace + scope
 	}
 	var members []string
 	for _, name := range c.Etcd.Names() {
@@ -419,6 +431,6 @@ func (c *Cluster) same(now Cluster) bool {
 	if c == nil {
 		return false
 	}
-	return c.PostgresPort == now.PostgresPort && c.APIPort == now.APIPort && c.Users == now.Users && c.Initdb == now.Initdb && c.TakeOver == now.TakeOver &&
+	return c.PostgresPort == now.PostgresPort && c.APIPort == now.APIPort && c.Users == now.Users && c.Initdb == now.Initdb && c.TakeOver == now.TakeOver && reflect.DeepEqual(c.Citus, now.Citus) &&
 		slices.Equal(c.APIAllowlist, now.APIAllowlist)
 }

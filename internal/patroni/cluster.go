@@ -38,6 +38,8 @@ type Cluster struct {
 	LoopWait int64 `json:"-"`
 	// TakeOver: the database is not made, but is there already.
 	TakeOver TakeOver `json:"take_over,omitzero"`
+	// Citus is nil unless it is a group of a Citus formation.
+	Citus *Citus `json:"citus,omitempty"`
 }
 
 // Users are the names of the accounts that Patroni works with.
@@ -58,7 +60,7 @@ type Initdb struct {
 // Prefix is where Patroni keeps the cluster in etcd. It ends in "/": without
 // it, the keys of a scope whose name begins the same would match, too.
 func (c Cluster) Prefix() string {
-	return "/" + strings.Trim(c.Namespace, "/") + "/" + c.Scope + "/"
+	return "/" + strings.Trim(c.Namespace, "/") + "/" + c.Name() + "/"
 }
 
 // own is where we keep what we know about the cluster. Only our own etcd user
@@ -77,8 +79,8 @@ func (c Cluster) nodeKey(name string) string   { return c.own("nodes/") + name }
 func (c Cluster) announcePrefix() string       { return c.own("announced/") }
 func (c Cluster) recordKey() string            { return c.own("record") }
 func (c Cluster) systemIDKey() string          { return c.own("system_id") }
-func (c Cluster) secretsKey() string           { return c.own("secrets") }
-func (c Cluster) authorityKey() string         { return c.own("authority") }
+func (c Cluster) secretsKey() string           { return c.shared("secrets") }
+func (c Cluster) authorityKey() string         { return c.shared("authority") }
 func (c Cluster) bootstrapKey() string         { return c.own("bootstrap") }
 func (c Cluster) lockKey() string              { return c.own("lock") }
 func (c Cluster) etcdUser() string             { return "patroni." + c.Scope }
@@ -274,17 +276,24 @@ type MemberStatus struct {
 	RetainSlots []string         `json:"retain_slots"`
 }
 
-// Load reads everything that etcd knows, in two requests.
+// Load reads everything that etcd knows, in two requests; three for a Citus group.
 func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 	k := Known{Nodes: map[string]NodeRecord{}, Members: map[string]Member{}}
 	own, err := kv.List(ctx, c.own(""))
 	if err != nil {
 		return k, err
 	}
+	if c.Citus != nil {
+		shared, err := kv.List(ctx, c.shared(""))
+		if err != nil {
+			return k, err
+		}
+		own = append(own, shared...)
+	}
 	var errs []error
 	read := func(e etcd.KeyValue, into any) {
-		if err := json.Unmarshal([]byte(e.Value), into); err != nil {
-			errs = append(errs, fmt.Errorf("etcd key %s cannot be read: %w", e.Key, err))
+		if err := readJSON(e, into); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	for _, e := range own {
@@ -358,7 +367,7 @@ func (c Cluster) Require(k Known) error {
 	case k.Record == nil || k.Secrets == nil || len(k.Authority) == 0:
 		return &problem.Error{
 			Step:  "look the cluster up in etcd",
-			Cause: fmt.Errorf("etcd %s knows nothing of the Patroni cluster %q", c.Etcd.Name, c.Scope),
+			Cause: fmt.Errorf("etcd %s knows nothing of the Patroni cluster %q", c.Etcd.Name, c.Name()),
 			Left:  "everything on the host.",
 			Do: "apply the pgha_patroni_cluster resource. If etcd lost its data while databases exist, restore etcd first, " +
 				"and name the nodes in recover_from of the cluster.",
@@ -366,10 +375,18 @@ func (c Cluster) Require(k Known) error {
 	case c.UID != "" && k.Record.UID != c.UID:
 		return &problem.Error{
 			Step:  "look the cluster up in etcd",
-			Cause: fmt.Errorf("etcd %s knows another Patroni cluster %q (uid %s, not %s)", c.Etcd.Name, c.Scope, k.Record.UID, c.UID),
+			Cause: fmt.Errorf("etcd %s knows another Patroni cluster %q (uid %s, not %s)", c.Etcd.Name, c.Name(), k.Record.UID, c.UID),
 			Left:  "everything on the host.",
 			Do:    "refresh and plan again: the cluster was made anew since this plan.",
 		}
+	}
+	return nil
+}
+
+// readJSON reads a value that putJSON has written.
+func readJSON(e etcd.KeyValue, into any) error {
+	if err := json.Unmarshal([]byte(e.Value), into); err != nil {
+		return fmt.Errorf("etcd key %s cannot be read: %w", e.Key, err)
 	}
 	return nil
 }

@@ -26,7 +26,12 @@ func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) err
 	if do.Known.Record == nil {
 		return nil
 	}
-	ctx, unlock, err := m.lockCluster(ctx, do, c, "removing the cluster "+c.Scope)
+	ctx, together, err := m.together(ctx, do, c)
+	if err != nil {
+		return err
+	}
+	defer together()
+	ctx, unlock, err := m.lockCluster(ctx, do, c, "removing the cluster "+c.Name())
 	if err != nil {
 		return err
 	}
@@ -37,27 +42,37 @@ func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) err
 	if do.Known.Leader != "" {
 		return &problem.Error{
 			Step:  "make sure that no node runs",
-			Cause: fmt.Errorf("%s is the leader of the cluster %s", do.Known.Leader, c.Scope),
+			Cause: fmt.Errorf("%s is the leader of the cluster %s", do.Known.Leader, c.Name()),
 			Left:  "the cluster.", Do: "destroy its nodes first, or stop their Patroni.",
+		}
+	}
+	last := true // to have what the groups of a formation share
+	if c.Citus != nil {
+		others, err := c.formation(ctx, do.KV)
+		if err != nil {
+			return err
+		}
+		for _, g := range others {
+			last = last && g.Record == nil
 		}
 	}
 	var plan engine.Plan
 	if purge {
-		plan = plan.Then(
-			engine.Step{ID: "cluster.purge", Title: "delete the cluster's keys in etcd", Risk: engine.Destructive, Do: func(ctx context.Context) error {
-				if err := do.KV.DeletePrefix(ctx, c.Prefix()); err != nil {
-					return err
-				}
-				if c.Etcd.Auth || do.Known.Record.EtcdUser {
-					for _, user := range []string{c.etcdUser(), Secrets{}.otherEtcdUser(c)} {
-						if err := do.KV.DropUser(ctx, user); err != nil {
-							return err
-						}
+		plan = plan.Then(engine.Step{ID: "cluster.purge", Title: "delete the cluster's keys in etcd", Risk: engine.Destructive, Do: func(ctx context.Context) error {
+			if err := do.KV.DeletePrefix(ctx, c.Prefix()); err != nil {
+				return err
+			}
+			if last && (c.Etcd.Auth || do.Known.Record.EtcdUser) {
+				for _, user := range []string{c.etcdUser(), Secrets{}.otherEtcdUser(c)} {
+					if err := do.KV.DropUser(ctx, user); err != nil {
+						return err
 					}
 				}
-				return nil
-			}},
-			engine.Step{ID: "cluster.purge.authority", Title: "delete the cluster's certificate authority", Risk: engine.Destructive, Do: func(ctx context.Context) error {
+			}
+			return nil
+		}})
+		if last {
+			plan = plan.Then(engine.Step{ID: "cluster.purge.authority", Title: "delete the cluster's certificate authority", Risk: engine.Destructive, Do: func(ctx context.Context) error {
 				for _, h := range c.holders(m.Fleet) {
 					if err := remote.PurgeTree(ctx, h, c.authority().Path()); err != nil {
 						return err
@@ -67,11 +82,16 @@ func (m *Manager) DestroyCluster(ctx context.Context, c Cluster, purge bool) err
 					}
 				}
 				return nil
-			}},
-			engine.Step{ID: "cluster.forget", Title: "delete our notes about the cluster", Risk: engine.Destructive, Do: func(ctx context.Context) error {
-				return do.KV.DeletePrefix(ctx, c.own(""))
-			}},
-		)
+			}})
+		}
+		plan = plan.Then(engine.Step{ID: "cluster.forget", Title: "delete our notes about the cluster", Risk: engine.Destructive, Do: func(ctx context.Context) error {
+			if last {
+				if err := do.KV.DeletePrefix(ctx, c.shared("")); err != nil {
+					return err
+				}
+			}
+			return do.KV.DeletePrefix(ctx, c.own(""))
+		}})
 	} else {
 		plan = plan.Then(engine.Step{ID: "cluster.release", Title: "note that the cluster was released", Risk: engine.Safe, Do: func(ctx context.Context) error {
 			r := *do.Known.Record

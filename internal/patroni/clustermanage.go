@@ -66,6 +66,11 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 		return Applied{}, err
 	}
 	defer leave()
+	ctx, together, err := m.together(ctx, do, c)
+	if err != nil {
+		return Applied{}, err
+	}
+	defer together()
 	nodes := do.Known.Nodes
 	rotates := s.rotates(do.Known)
 	if rotates {
@@ -76,7 +81,7 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 		defer unlockNodes()
 		ctx = locked
 	}
-	ctx, unlock, err := m.lockCluster(ctx, do, c, "changing the cluster "+c.Scope)
+	ctx, unlock, err := m.lockCluster(ctx, do, c, "changing the cluster "+c.Name())
 	if err != nil {
 		return Applied{}, err
 	}
@@ -100,6 +105,9 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 			return Applied{}, err
 		}
 	}
+	if err := s.formed(ctx, do); err != nil {
+		return Applied{}, err
+	}
 	if err := m.recover(ctx, s, do); err != nil {
 		return Applied{}, err
 	}
@@ -110,7 +118,7 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if do.Known.Record == nil && do.Known.Initialized && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step:  "look the cluster up in etcd",
-			Cause: fmt.Errorf("etcd %s has a Patroni cluster %q already (%s), and it was not made by this provider", c.Etcd.Name, c.Scope, c.Prefix()),
+			Cause: fmt.Errorf("etcd %s has a Patroni cluster %q already (%s), and it was not made by this provider", c.Etcd.Name, c.Name(), c.Prefix()),
 			Left:  "that cluster.",
 			Do: "import it, if it is the one that is meant (terraform import ADDRESS_OF_THIS_RESOURCE '" + c.importID() + "'), or choose another scope. " +
 				"If etcd was restored or lost, do not create anything: its databases are still there.",
@@ -165,20 +173,41 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 
 // alone refuses a second cluster of the same scope in another namespace of one
 // etcd: the cluster's user in etcd and its authority have the scope's name, and
-// one would take the other's, and delete it in the end.
+// one would take the other's, and delete it in the end. Only the groups of one Citus
+// formation share them, and none of them can be beside a cluster without a group:
+// that one's keys would have theirs among them.
 func (d *Doer) alone(ctx context.Context, c Cluster) error {
 	keys, err := d.KV.List(ctx, "/pgha/patroni/")
 	if err != nil {
 		return err
 	}
 	for _, kv := range keys {
-		if kv.Key == c.recordKey() || !strings.HasSuffix(kv.Key, "/"+c.Scope+"/record") {
+		if kv.Key == c.recordKey() {
 			continue
+		}
+		group, rest, grouped := c.groupOf(kv.Key)
+		grouped = grouped && rest == "record"
+		if grouped && c.Citus == nil {
+			return &problem.Error{
+				Step:  "look the cluster up in etcd",
+				Cause: fmt.Errorf("etcd %s has the group %d of a Citus formation %q, and this cluster of the same scope is not a group of it", c.Etcd.Name, group, c.Scope),
+				Left:  "that formation.", Do: "choose another scope, or make this cluster a group of it (citus).",
+			}
+		}
+		if grouped || !strings.HasSuffix(kv.Key, "/"+c.Scope+"/record") {
+			continue
+		}
+		if c.Citus != nil && kv.Key == "/pgha/patroni"+c.sharedPrefix()+"record" {
+			return &problem.Error{
+				Step:  "look the cluster up in etcd",
+				Cause: fmt.Errorf("etcd %s has a cluster %q already, and it is not a group of a Citus formation", c.Etcd.Name, c.Scope),
+				Left:  "that cluster.", Do: "choose another scope.",
+			}
 		}
 		other := strings.TrimSuffix(strings.TrimPrefix(kv.Key, "/pgha/patroni"), "record")
 		return &problem.Error{
 			Step:  "look the cluster up in etcd",
-			Cause: fmt.Errorf("etcd %s has a cluster %q already, in another namespace (%s): two of one scope would share a user in etcd and a certificate authority", c.Etcd.Name, c.Scope, other),
+			Cause: fmt.Errorf("etcd %s has a cluster %q already, in another namespace (%s): two of one scope would share a user in etcd and a certificate authority", c.Etcd.Name, c.Name(), other),
 			Left:  "that cluster.", Do: "choose another scope, or make the cluster on another etcd.",
 		}
 	}
@@ -208,7 +237,7 @@ func (p clusterPlanner) plan() engine.Plan {
 		}))
 	}
 	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) || !reflect.DeepEqual(r.Rollout, p.s.Rollout) {
-		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Scope+" in etcd", engine.Safe, func(ctx context.Context) error {
+		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Name()+" in etcd", engine.Safe, func(ctx context.Context) error {
 			// A new one gets its user in this run, or in the next one.
 			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth, Rollout: p.s.Rollout}
 			switch {
@@ -224,7 +253,7 @@ func (p clusterPlanner) plan() engine.Plan {
 	if c.Adopted() {
 		return plan.ThenPlan(p.grantLogin()).ThenPlan(p.config())
 	}
-	anew := k.Secrets == nil || !hasDatabase(k) && (p.s.Bring.changes(*k.Secrets) || p.s.origin(k.Secrets) != k.Secrets.Origin.or(Origin{}))
+	anew := k.Secrets == nil || c.Citus == nil && !hasDatabase(k) && (p.s.Bring.changes(*k.Secrets) || p.s.origin(k.Secrets) != k.Secrets.Origin.or(Origin{}))
 	if anew {
 		plan = plan.Then(p.step("cluster.secrets", "make the cluster's passwords and keep them in etcd", engine.Safe, func(ctx context.Context) error {
 			secrets := NewSecrets()
@@ -245,8 +274,8 @@ func (p clusterPlanner) plan() engine.Plan {
 	}
 	login := k.Secrets == nil || anew && p.s.origin(k.Secrets).Etcd != k.Secrets.Origin.or(Origin{}).Etcd
 	if c.Etcd.Auth && (k.Record == nil || !k.Record.EtcdUser || login || len(k.Authority) == 0 || k.ConfigRevision == 0) {
-		plan = plan.Then(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.Prefix()+" only", engine.Safe, func(ctx context.Context) error {
-			if err := do.KV.GrantUser(ctx, do.Known.Secrets.etcdUser(c), do.Known.Secrets.Etcd, c.Prefix()); err != nil {
+		plan = plan.Then(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.sharedPrefix()+" only", engine.Safe, func(ctx context.Context) error {
+			if err := do.KV.GrantUser(ctx, do.Known.Secrets.etcdUser(c), do.Known.Secrets.Etcd, c.sharedPrefix()); err != nil {
 				return err
 			}
 			record := *do.Known.Record

@@ -47,7 +47,7 @@ func (p clusterPlanner) grantLogin() engine.Plan {
 	if !c.Etcd.Auth || k.EtcdLogin != "" && k.Record != nil && k.Record.EtcdUser {
 		return engine.Plan{}
 	}
-	return engine.Sequence(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.Prefix()+" only", engine.Safe, func(ctx context.Context) error {
+	return engine.Sequence(p.step("cluster.etcd_user", "make the etcd user "+c.etcdUser()+", for "+c.sharedPrefix()+" only", engine.Safe, func(ctx context.Context) error {
 		if do.Known.EtcdLogin == "" {
 			password := etcd.NewPassword()
 			if do.Redact != nil {
@@ -58,7 +58,7 @@ func (p clusterPlanner) grantLogin() engine.Plan {
 			}
 			do.Known.EtcdLogin = password
 		}
-		if err := do.KV.GrantUser(ctx, c.etcdUser(), do.Known.EtcdLogin, c.Prefix()); err != nil {
+		if err := do.KV.GrantUser(ctx, c.etcdUser(), do.Known.EtcdLogin, c.sharedPrefix()); err != nil {
 			return err
 		}
 		record := *do.Known.Record

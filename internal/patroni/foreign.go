@@ -72,7 +72,16 @@ func ParseForeign(text []byte) (*ForeignConfig, error) {
 
 // is reports whether it is the file of a node.
 func (f *ForeignConfig) is(n Node) bool {
-	return f != nil && f.file.Scope == n.Cluster.Scope && f.file.Namespace == "/"+strings.Trim(n.Cluster.Namespace, "/")+"/" && f.file.Name == n.Name
+	return f != nil && f.file.Scope == n.Cluster.Scope && f.inGroup(n.Cluster.Citus) && f.file.Namespace == "/"+strings.Trim(n.Cluster.Namespace, "/")+"/" && f.file.Name == n.Name
+}
+
+// inGroup reports whether it is the file of a node of that group, or of none.
+func (f *ForeignConfig) inGroup(c *Citus) bool {
+	if c == nil || len(f.file.Citus) == 0 {
+		return c == nil && len(f.file.Citus) == 0
+	}
+	group, ok := Int(f.file.Citus["group"])
+	return ok && group == int64(c.Group)
 }
 
 // unsupported says what of it this release cannot manage.

@@ -85,7 +85,7 @@ func (d *Doer) claim(ctx context.Context, n Node) (etcd.Lock, error) {
 				}
 				if time.Since(leaderless) > leaderPatience {
 					return false, "", wait.Never(&problem.Error{
-						Cause: fmt.Errorf("the cluster %s has been initialised (system identifier %s), and nobody has led it for %s", c.Scope, k.Initialize, leaderPatience),
+						Cause: fmt.Errorf("the cluster %s has been initialised (system identifier %s), and nobody has led it for %s", c.Name(), k.Initialize, leaderPatience),
 						Left:  "this node, stopped and without data.",
 						Do:    "start a node that has the data. Without one there is nothing to clone: restore a backup.",
 					})
@@ -101,7 +101,7 @@ func (d *Doer) claim(ctx context.Context, n Node) (etcd.Lock, error) {
 		}
 		if k.SystemID != "" {
 			return false, "", wait.Never(&problem.Error{
-				Cause: fmt.Errorf("the cluster %s has had a database (system identifier %s), and etcd's key that says so (%s) is gone: making a new database could bury the old one", c.Scope, k.SystemID, c.initializeKey()),
+				Cause: fmt.Errorf("the cluster %s has had a database (system identifier %s), and etcd's key that says so (%s) is gone: making a new database could bury the old one", c.Name(), k.SystemID, c.initializeKey()),
 				Left:  "this node, stopped and without data.",
 				Do:    "start a node that has the data: its Patroni makes the key again. If the database is to be made anew, destroy the pgha_patroni_cluster resource with on_destroy = \"purge\" first.",
 			})
@@ -248,7 +248,7 @@ func (d *Doer) clone(ctx context.Context, n Node) error {
 		}
 		return &problem.Error{
 			Host:  n.Target.Name,
-			Cause: fmt.Errorf("there was a leader to clone when this node was started, and nobody has led the cluster %s for %s", n.Cluster.Scope, leaderPatience),
+			Cause: fmt.Errorf("there was a leader to clone when this node was started, and nobody has led the cluster %s for %s", n.Cluster.Name(), leaderPatience),
 			Left:  "Patroni, running without data: it clones as soon as there is a leader.",
 			Do:    "see why the other nodes do not lead (patronictl -c " + ConfigPath + " list, and their logs), mend that, then apply again.",
 		}

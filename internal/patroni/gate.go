@@ -27,7 +27,7 @@ func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 	r := k.rollout()
 	if view.Pause {
 		return fitness{never: &problem.Error{
-			Cause: fmt.Errorf("the cluster %s is paused: nobody would take over, and Patroni would leave PostgreSQL as it is", n.Cluster.Scope),
+			Cause: fmt.Errorf("the cluster %s is paused: nobody would take over, and Patroni would leave PostgreSQL as it is", n.Cluster.Name()),
 			Left:  "the node, running as it was.", Do: "find out who has paused it and why; when they are done, resume it (patronictl -c " + ConfigPath + " resume) and apply again.",
 		}}
 	}
@@ -61,7 +61,7 @@ func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 	// Where PostgreSQL goes on running on the only node, nobody misses it.
 	if candidates == 0 && !r.AllowDowntime && (t.postgres || len(view.Members) > 1) {
 		return fitness{never: &problem.Error{
-			Cause: fmt.Errorf("while %s is restarted no other replica of %s could take over", n.Name, n.Cluster.Scope),
+			Cause: fmt.Errorf("while %s is restarted no other replica of %s could take over", n.Name, n.Cluster.Name()),
 			Left:  "the node, running as it was.", Do: "add a node, or allow it: rollout = { allow_downtime = true } in the pgha_patroni_cluster.",
 		}}
 	}

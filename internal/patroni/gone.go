@@ -3,6 +3,7 @@ package patroni
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -26,7 +27,12 @@ const (
 // releasePath is where each host of etcd says that a cluster was released, with its
 // uid. The note is written after the record in etcd says so, and removed before that
 // is taken back: where there is one, the cluster is released.
-func (c Cluster) releasePath() string { return c.authority().Path() + "/released" }
+func (c Cluster) releasePath() string {
+	if c.Citus != nil {
+		return c.authority().Path() + "/released." + strconv.Itoa(c.Citus.Group)
+	}
+	return c.authority().Path() + "/released"
+}
 
 // gone asks them: every host answers, so many have etcd installed, stopped and
 // disabled, as a destroy leaves it, that there is no quorum, and either the cluster's

@@ -40,7 +40,7 @@ func (d *Doer) handOver(n Node) engine.Step {
 		}
 		if view.Pause {
 			return &problem.Error{
-				Cause: fmt.Errorf("the cluster %s is paused: PostgreSQL would go on running without Patroni", n.Cluster.Scope),
+				Cause: fmt.Errorf("the cluster %s is paused: PostgreSQL would go on running without Patroni", n.Cluster.Name()),
 				Left:  "the node, running.", Do: "resume the cluster (patronictl -c " + ConfigPath + " resume), then apply again.",
 			}
 		}

@@ -12,6 +12,8 @@ import (
 type Marker struct {
 	Scope     string `json:"scope"`
 	Namespace string `json:"namespace"`
+	// Group is that of a Citus formation.
+	Group     *int   `json:"group,omitempty"`
 	UID       string `json:"uid"`
 	Node      string `json:"node"`
 	MachineID string `json:"machine_id"`
@@ -29,6 +31,23 @@ type Marker struct {
 	// Files are the digests of the files that we wrote and cannot render
 	// without secrets, so that Read sees when somebody changed them.
 	Files map[string]string `json:"files,omitempty"`
+}
+
+// of reports whether a host belongs to a cluster.
+func (m Marker) of(c Cluster) bool {
+	if (m.Group == nil) != (c.Citus == nil) || m.Group != nil && *m.Group != c.Citus.Group {
+		return false
+	}
+	return m.Scope == c.Scope && m.Namespace == c.Namespace
+}
+
+// cluster is the name of the cluster that the host belongs to.
+func (m Marker) cluster() string {
+	c := Cluster{Scope: m.Scope}
+	if m.Group != nil {
+		c.Citus = &Citus{Group: *m.Group}
+	}
+	return c.Name()
 }
 
 func (m Marker) file() remote.File {

@@ -135,6 +135,12 @@ type configFile struct {
 	PostgreSQL postgreSQL     `yaml:"postgresql"`
 	Watchdog   watchdog       `yaml:"watchdog"`
 	Tags       map[string]any `yaml:"tags,omitempty"`
+	Citus      *citusSection  `yaml:"citus,omitempty"`
+}
+
+type citusSection struct {
+	Group    int    `yaml:"group"`
+	Database string `yaml:"database"`
 }
 
 type restAPI struct {
@@ -237,6 +243,11 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 			BaseBackup: []any{map[string]string{"checkpoint": "fast"}},
 		},
 		Tags: n.Tags,
+	}
+	if c.Citus != nil {
+		f.Citus = &citusSection{c.Citus.Group, c.Citus.Database}
+		// Citus's own default takes whoever answers for the other node.
+		f.PostgreSQL.Parameters["citus.node_conninfo"] = "sslmode=verify-full sslrootcert=" + c.authorityPath()
 	}
 	for _, name := range c.Etcd.Names() {
 		f.Etcd3.Hosts = append(f.Etcd3.Hosts, net.JoinHostPort(c.Etcd.Members[name].Address, strconv.Itoa(c.Etcd.ClientPort)))

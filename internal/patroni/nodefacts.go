@@ -123,7 +123,7 @@ func (f NodeFacts) hasData(n Node) bool {
 // Absent reports whether there is definitely no node of the cluster on the
 // host: it answered, and neither marker nor unit nor data say so.
 func (f NodeFacts) Absent(n Node) bool {
-	ours := f.Marker != nil && f.Marker.Scope == n.Cluster.Scope && f.Marker.Node == n.Name && !f.Marker.Released
+	ours := f.Marker != nil && f.Marker.of(n.Cluster) && f.Marker.Node == n.Name && !f.Marker.Released
 	foreign := f.Marker == nil && f.Foreign.is(n)
 	return !ours && !foreign && !f.Facts.Unit(Unit).Running()
 }

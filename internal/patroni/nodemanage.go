@@ -67,7 +67,7 @@ func (m *Manager) learn(s Secrets) {
 // lockHost keeps other applies away from one host.
 func (m *Manager) lockHost(ctx context.Context, n Node) (context.Context, func(), error) {
 	return roll.LockHosts(ctx, m.Log, "/run/lock/pgha/patroni",
-		roll.Hold("node "+n.Name+" of "+n.Cluster.Scope, m.Runner), []host.Host{m.Fleet.Host(n.Target)})
+		roll.Hold("node "+n.Name+" of "+n.Cluster.Name(), m.Runner), []host.Host{m.Fleet.Host(n.Target)})
 }
 
 // ApplyNode brings a node to what the spec says. It is the same for a new one,
@@ -112,7 +112,7 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 		return err
 	}
 	// The leader's Patroni may be up again now.
-	ctx, unlockCluster, err := m.lockCluster(ctx, do, n.Cluster, "resuming "+n.Cluster.Scope)
+	ctx, unlockCluster, err := m.lockCluster(ctx, do, n.Cluster, "resuming "+n.Cluster.Name())
 	if err != nil {
 		return err
 	}
@@ -136,6 +136,15 @@ func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner,
 	}
 	if err := do.checkScheme(n); err != nil {
 		return nil, err
+	}
+	if _, noted := do.Known.Nodes[n.Name]; n.Cluster.Citus != nil && !noted {
+		others, err := n.Cluster.formation(ctx, do.KV)
+		if err != nil {
+			return nil, err
+		}
+		if err := nameTaken(n, others); err != nil {
+			return nil, err
+		}
 	}
 	n = n.withLogin(do.Known)
 	f, err := m.probeWithLists(ctx, n, do)
@@ -505,7 +514,7 @@ func (m *Manager) DestroyNode(ctx context.Context, n Node, purge bool) error {
 	if f.Marker == nil && !f.Facts.Unit(Unit).Running() && !f.Foreign.is(n) {
 		return engine.Run(ctx, engine.Sequence(do.forget(n)), m.Observe)
 	}
-	if f.Marker != nil && (f.Marker.Scope != n.Cluster.Scope || f.Marker.Node != n.Name) {
+	if f.Marker != nil && (!f.Marker.of(n.Cluster) || f.Marker.Node != n.Name) {
 		return nodeOwnership(n, f, nil)
 	}
 	if n.Cluster.Adopted() && do.Known.Record == nil {
@@ -516,7 +525,15 @@ func (m *Manager) DestroyNode(ctx context.Context, n Node, purge bool) error {
 			return err
 		}
 	}
-	return engine.Run(ctx, NodeDestroyPlan(n, f, purge, do), m.Observe)
+	plan := NodeDestroyPlan(n, f, purge, do)
+	if do.Known.leavesFormation(n) {
+		leaves, err := m.leaveFormation(ctx, n, do)
+		if err != nil {
+			return err
+		}
+		plan = leaves.ThenPlan(plan)
+	}
+	return engine.Run(ctx, plan, m.Observe)
 }
 
 // leaderLast ranks nodes for their removal.
@@ -535,7 +552,11 @@ const clusterLockTTL = 30 * time.Second
 // lockCluster keeps other applies away from a whole cluster, across processes
 // and states. The returned context ends when the lock is lost.
 func (m *Manager) lockCluster(ctx context.Context, do *Doer, c Cluster, what string) (context.Context, func(), error) {
-	l, err := do.KV.Lock(ctx, c.lockKey(), roll.Hold(what, m.Runner), clusterLockTTL)
+	return m.lock(ctx, do, c.lockKey(), what)
+}
+
+func (m *Manager) lock(ctx context.Context, do *Doer, key, what string) (context.Context, func(), error) {
+	l, err := do.KV.Lock(ctx, key, roll.Hold(what, m.Runner), clusterLockTTL)
 	var held *etcd.HeldError
 	if errors.As(err, &held) {
 		return nil, nil, &problem.Error{

@@ -72,8 +72,8 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 	switch {
 	case debian(func(c remote.DebianCluster) bool { return c.DataDir == n.DataDir }):
 		// refused below
-	case m != nil && (m.Scope != n.Cluster.Scope || m.Namespace != n.Cluster.Namespace):
-		refuse(fmt.Sprintf("this host's Patroni belongs to the cluster %q, as its node %q (%s says so)", m.Scope, m.Node, MarkerPath),
+	case m != nil && !m.of(n.Cluster):
+		refuse(fmt.Sprintf("this host's Patroni belongs to the cluster %q, as its node %q (%s says so)", m.cluster(), m.Node, MarkerPath),
 			"choose another host, or change that node in the configuration that made it.")
 	case m != nil && m.Node != n.Name:
 		refuse(fmt.Sprintf("this host is the node %q of the cluster, not %q", m.Node, n.Name), "give the node the name it has; a node cannot be renamed.")
@@ -81,7 +81,7 @@ func nodeOwnership(n Node, f NodeFacts, k *Known) error {
 		refuse(fmt.Sprintf("the node's data is in %s, and %s is wanted", m.DataDir, n.DataDir),
 			"a data directory is not moved in place: remove the node, and create it again with the new data_directory; it is then cloned there.")
 	case m != nil && m.Joined && !m.Released && m.UID != "" && n.Cluster.UID != "" && m.UID != n.Cluster.UID && f.hasData(n):
-		refuse(fmt.Sprintf("this node and its database are of another cluster %q, which was made before (uid %s, not %s)", m.Scope, m.UID, n.Cluster.UID),
+		refuse(fmt.Sprintf("this node and its database are of another cluster %q, which was made before (uid %s, not %s)", m.cluster(), m.UID, n.Cluster.UID),
 			"if etcd has lost the cluster since, it must be taken up from its nodes (recover_from), not made anew. If the database is of no use any more, destroy the node.")
 	case m != nil:
 		// ours
@@ -191,6 +191,9 @@ func (p *nodePlanner) marker(joined bool) Marker {
 		Scope: p.n.Cluster.Scope, Namespace: p.n.Cluster.Namespace, UID: p.n.Cluster.UID, Node: p.n.Name,
 		MachineID: p.f.Facts.OS().MachineID, DataDir: p.n.DataDir, Joined: joined,
 	}
+	if citus := p.n.Cluster.Citus; citus != nil {
+		m.Group = &citus.Group
+	}
 	if p.f.Foreign != nil {
 		if text, err := p.f.Foreign.Merge(p.n); err == nil {
 			m.Files = map[string]string{ConfigPath: remote.File{Content: text}.SHA256()}
@@ -210,7 +213,7 @@ func (p *nodePlanner) plan() (engine.Plan, error) {
 	n, f, do := p.n, p.f, p.do
 	var plan engine.Plan
 	if f.Marker == nil || f.Marker.Released || f.Marker.UID != n.Cluster.UID && n.Cluster.UID != "" {
-		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Scope))
+		plan = plan.Then(do.mark(n, p.marker(false), "mark the host as node of the cluster "+n.Cluster.Name()))
 	}
 	if f.Standalone != nil {
 		plan = plan.Then(do.register(n, p.record())) // the others wait for it from now on
@@ -530,7 +533,7 @@ func Protected(n Node, k Known) error {
 	}
 	return &problem.Error{
 		Host: n.Target.Name, Step: "check that the cluster survives",
-		Cause: fmt.Errorf("%s is the last node of the cluster %s, and the cluster is protected from deletion", n.Name, n.Cluster.Scope),
+		Cause: fmt.Errorf("%s is the last node of the cluster %s, and the cluster is protected from deletion", n.Name, n.Cluster.Name()),
 		Left:  "the node, running.",
 		Do:    "set deletion_protection = false on the pgha_patroni_cluster resource and apply that first, if the whole cluster is to go.",
 	}

@@ -46,7 +46,7 @@ func (d *Doer) beginPause(ctx context.Context, n Node) error {
 		return err
 	} else if k.Leader == "" {
 		return &problem.Error{
-			Host: n.Target.Name, Step: "pause the cluster", Cause: fmt.Errorf("the cluster %s has no leader", c.Scope),
+			Host: n.Target.Name, Step: "pause the cluster", Cause: fmt.Errorf("the cluster %s has no leader", c.Name()),
 			Left: "Patroni, running as it was.", Do: "bring a leader back first (patronictl list), then apply again.",
 		}
 	}
@@ -97,7 +97,7 @@ func (d *Doer) againPaused(n Node, t turn) engine.Step {
 		}
 		if !st.Pause {
 			return &problem.Error{
-				Cause: fmt.Errorf("somebody has resumed the cluster %s in the middle of this turn: Patroni would stop PostgreSQL", n.Cluster.Scope),
+				Cause: fmt.Errorf("somebody has resumed the cluster %s in the middle of this turn: Patroni would stop PostgreSQL", n.Cluster.Name()),
 				Left:  "the node, running.", Do: "apply again.",
 			}
 		}
@@ -170,7 +170,7 @@ func (d *Doer) afterFailure(ctx context.Context, n Node) error {
 	}
 	return &problem.Error{
 		Host: n.Target.Name, Step: "resume the cluster",
-		Cause: errors.Join(fmt.Errorf("the cluster %s stays paused: while its leader's Patroni does not run, another member would be promoted beside it", n.Cluster.Scope), err),
+		Cause: errors.Join(fmt.Errorf("the cluster %s stays paused: while its leader's Patroni does not run, another member would be promoted beside it", n.Cluster.Name()), err),
 		Left:  "PostgreSQL, running.", Do: "mend what keeps Patroni on " + n.Target.Name + " from running, then apply again: that resumes the cluster.",
 	}
 }

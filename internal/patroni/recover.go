@@ -90,7 +90,7 @@ func (d *Doer) survivor(ctx context.Context, c Cluster, name string, t host.Targ
 		return v, false, err
 	}
 	m, err := readMarker(f)
-	if err != nil || m == nil || m.Scope != c.Scope || m.Namespace != c.Namespace || m.Released || !m.Joined {
+	if err != nil || m == nil || !m.of(c) || m.Released || !m.Joined {
 		return v, false, err
 	}
 	file, err := ParseForeign(f.Path(ConfigPath).Content)
@@ -154,7 +154,7 @@ func agree(c Cluster, found []survivor) error {
 	for _, v := range found {
 		name := v.node.Target.Name
 		if v.marker.UID != first.marker.UID || c.UID != "" && v.marker.UID != c.UID {
-			refuse(name, fmt.Sprintf("it is a node of another cluster %q (uid %s, not %s)", c.Scope, v.marker.UID, cmp.Or(c.UID, first.marker.UID)), "name only the nodes of one cluster.")
+			refuse(name, fmt.Sprintf("it is a node of another cluster %q (uid %s, not %s)", c.Name(), v.marker.UID, cmp.Or(c.UID, first.marker.UID)), "name only the nodes of one cluster.")
 		}
 		if v.systemID() != first.systemID() {
 			refuse(name, fmt.Sprintf("its database is another one than that on %s (system identifier %s, not %s)", first.node.Target.Name, v.systemID(), first.systemID()), "find out which is the right one, and name only the nodes that have it.")
@@ -271,6 +271,10 @@ func (m *Manager) recover(ctx context.Context, s ClusterSpec, do *Doer) error {
 		nodes[name] = t
 	}
 	found, gone, errs := do.survivors(ctx, c, nodes)
+	// The authority of a formation may be that of other groups.
+	if len(found) == 0 && len(errs) == 0 && do.Known.Record == nil && c.Citus != nil && len(do.Known.Authority) > 0 {
+		return nil
+	}
 	if len(found) == 0 && len(errs) == 0 && do.Known.Record == nil {
 		switch was, err := m.lost(ctx, c); {
 		case err != nil:
@@ -278,7 +282,7 @@ func (m *Manager) recover(ctx context.Context, s ClusterSpec, do *Doer) error {
 		case was:
 			return &problem.Error{
 				Step:  "look the cluster up in etcd",
-				Cause: fmt.Errorf("etcd %s knows nothing of the Patroni cluster %q, and it did once: a new cluster would have other passwords than its databases", c.Etcd.Name, c.Scope), Left: "everything.",
+				Cause: fmt.Errorf("etcd %s knows nothing of the Patroni cluster %q, and it did once: a new cluster would have other passwords than its databases", c.Etcd.Name, c.Name()), Left: "everything.",
 				Do: "name the cluster's nodes in recover_from: it is taken up again from them. If its databases are gone for good, and it is to be made anew, delete " + c.authority().Path() + " on the hosts of etcd (" + strings.Join(c.Etcd.Names(), ", ") + ").",
 			}
 		}
@@ -350,7 +354,7 @@ func (r recovery) plan() engine.Plan {
 	var plan engine.Plan
 	if r.do.Known.Record == nil {
 		plan = plan.Then(
-			step("cluster.recover.note", "", "note that the cluster "+c.Scope+" is being taken up from its nodes", engine.Safe, func(ctx context.Context) error {
+			step("cluster.recover.note", "", "note that the cluster "+c.Name()+" is being taken up from its nodes", engine.Safe, func(ctx context.Context) error {
 				return kv.Put(ctx, etcd.RestoredKey(c.own("")), "its nodes")
 			}),
 			step("cluster.recover.config", "", "write the dynamic configuration that "+r.best.node.Name+" has, with Patroni paused", engine.Safe, r.writeConfig),
@@ -476,7 +480,7 @@ func (r recovery) grant(ctx context.Context) error {
 	if !c.Etcd.Auth {
 		return nil
 	}
-	return r.do.KV.GrantUser(ctx, r.best.secrets.etcdUser(c), r.best.secrets.Etcd, c.Prefix())
+	return r.do.KV.GrantUser(ctx, r.best.secrets.etcdUser(c), r.best.secrets.Etcd, c.sharedPrefix())
 }
 
 // recoverPatience is for how long it is waited for a node to lead.
@@ -501,7 +505,7 @@ func (r recovery) lead(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, recoverPatience)
 	defer cancel()
 	polls := 0
-	err = wait.Until(bounded, r.do.Log, "a node of "+c.Scope+" to lead", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+	err = wait.Until(bounded, r.do.Log, "a node of "+c.Name()+" to lead", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		if polls++; polls%10 == 0 {
 			if err := r.do.crashed(ctx, r.best.node, since); err != nil {
 				return false, "", wait.Never(err)
@@ -520,7 +524,7 @@ func (r recovery) lead(ctx context.Context) error {
 // with the nodes.
 func uncompared(n Node, from string) error {
 	return &problem.Error{
-		Host: n.Target.Name, Step: "look the cluster up in etcd", Cause: fmt.Errorf("what etcd knows of the cluster %s is from %s, and has not been compared with its nodes yet", n.Cluster.Scope, from),
+		Host: n.Target.Name, Step: "look the cluster up in etcd", Cause: fmt.Errorf("what etcd knows of the cluster %s is from %s, and has not been compared with its nodes yet", n.Cluster.Name(), from),
 		Left: "everything on the host.", Do: "apply the pgha_patroni_cluster resource first.",
 	}
 }

@@ -22,7 +22,7 @@ import (
 // paused: without a pause another node would take over while this one's PostgreSQL
 // runs on.
 func (d *Doer) restartAlone(n Node) engine.Step {
-	return d.step(n, "patroni.process", "restart Patroni alone, so that it comes to etcd with https; PostgreSQL runs on, and the cluster "+n.Cluster.Scope+" is paused for that moment", engine.Reload, func(ctx context.Context) error {
+	return d.step(n, "patroni.process", "restart Patroni alone, so that it comes to etcd with https; PostgreSQL runs on, and the cluster "+n.Cluster.Name()+" is paused for that moment", engine.Reload, func(ctx context.Context) error {
 		if !d.locked {
 			l, err := d.KV.Lock(ctx, n.Cluster.lockKey(), roll.Hold("restarting Patroni on "+n.Name, d.Runner), clusterLockTTL)
 			if err != nil {

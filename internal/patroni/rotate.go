@@ -103,7 +103,7 @@ func (s ClusterSpec) missing(have *Secrets) string {
 func unfinished(n Node) error {
 	return &problem.Error{
 		Host: n.Target.Name, Step: "read the cluster's passwords",
-		Cause: fmt.Errorf("a change of the passwords of the cluster %s was begun and is not finished", n.Cluster.Scope),
+		Cause: fmt.Errorf("a change of the passwords of the cluster %s was begun and is not finished", n.Cluster.Name()),
 		Left:  "the node.", Do: "apply the pgha_patroni_cluster resource: it finishes the change.",
 	}
 }
@@ -143,7 +143,7 @@ func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) 
 		}
 	}
 	if k.Leader == "" {
-		return nil, refuse("the cluster "+c.Scope+" has no leader, on which the accounts' passwords could be set", "start its nodes, then apply again.")
+		return nil, refuse("the cluster "+c.Name()+" has no leader, on which the accounts' passwords could be set", "start its nodes, then apply again.")
 	}
 	for _, name := range sortedKeys(k.Members) {
 		if _, ok := k.Nodes[name]; !ok {
@@ -177,7 +177,7 @@ func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) 
 			if err != nil {
 				return nil, problem.In(n.Target.Name, "read "+MarkerPath, err)
 			}
-			if marker == nil || marker.Released || marker.Scope != c.Scope || marker.Node != name {
+			if marker == nil || marker.Released || !marker.of(c) || marker.Node != name {
 				continue // it was removed, or its host made anew: nothing there holds a password of ours
 			}
 			r.nodes = append(r.nodes, rotating{n: n, member: facts[i].Unit(Unit).Running() && alive && member.State == "running"})
@@ -215,7 +215,7 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 	}
 	if next.EtcdUser != was.EtcdUser {
 		plan = plan.Then(p.step("cluster.secrets.etcd_user", "make the etcd user "+next.etcdUser(c), engine.Safe, func(ctx context.Context) error {
-			return do.KV.GrantUser(ctx, next.etcdUser(c), next.Etcd, c.Prefix())
+			return do.KV.GrantUser(ctx, next.etcdUser(c), next.Etcd, c.sharedPrefix())
 		}))
 	}
 	var write, reload []engine.Plan

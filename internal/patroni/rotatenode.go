@@ -252,7 +252,7 @@ func (d *Doer) secretsInForce(ctx context.Context, c Cluster) (Secrets, error) {
 	}
 	have, err := d.verifiers(ctx, Node{Cluster: c, Name: k.Leader, Target: record.Target}, sortedKeys(passwords))
 	if err != nil {
-		return Secrets{}, errors.Join(fmt.Errorf("a change of the passwords of the cluster %s is not finished, and its leader cannot be asked which it has", c.Scope), err)
+		return Secrets{}, errors.Join(fmt.Errorf("a change of the passwords of the cluster %s is not finished, and its leader cannot be asked which it has", c.Name()), err)
 	}
 	for role, password := range passwords {
 		if !postgres.ScramMatches(password, have[role]) {

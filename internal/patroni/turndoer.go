@@ -53,7 +53,7 @@ func (d *Doer) giveUpLead(ctx context.Context, n Node, t turn) error {
 		r := d.Known.rollout()
 		if r.Manual {
 			return &problem.Error{
-				Cause: fmt.Errorf("%s leads, and %w of the cluster %s", n.Name, errManual, n.Cluster.Scope),
+				Cause: fmt.Errorf("%s leads, and %w of the cluster %s", n.Name, errManual, n.Cluster.Name()),
 				Left:  fmt.Sprintf("%s, leading as it was; it still needs: %s.", n.Name, t),
 				Do:    "when it suits: set rollout = { switchover = \"auto\" } in the pgha_patroni_cluster, or switch over by hand (patronictl -c " + ConfigPath + " switchover), and apply again.",
 			}

@@ -100,7 +100,7 @@ func (m *Manager) PlanUpgrade(ctx context.Context, c Cluster, want func(node str
 	var view ClusterView
 	if len(names) > 0 {
 		if view, err = do.viewOf(ctx, Node{Cluster: c, Name: names[0], Target: do.Known.Nodes[names[0]].Target}); err != nil {
-			m.Log.WarnContext(ctx, "no member says who is in the cluster", "scope", c.Scope, "error", err)
+			m.Log.WarnContext(ctx, "no member says who is in the cluster", "scope", c.Name(), "error", err)
 		}
 	}
 	if view.Pause && do.pausedByUs(ctx, c) {
@@ -187,7 +187,7 @@ func majorOf(version string) int {
 // their turns. It is pure; of do only what it knows is used.
 func planUpgrade(c Cluster, do *Doer, view ClusterView, nodes []upgrading, now time.Time) UpgradePlan {
 	k := do.Known
-	p := UpgradePlan{Scope: c.Scope, Nodes: append([]string{}, sortedKeys(k.Nodes)...), Leader: k.Leader, NextLeader: k.Leader, Turns: []UpgradeTurn{}, Steps: []UpgradeStep{}, Problems: []string{}, Hazards: []string{}}
+	p := UpgradePlan{Scope: c.Name(), Nodes: append([]string{}, sortedKeys(k.Nodes)...), Leader: k.Leader, NextLeader: k.Leader, Turns: []UpgradeTurn{}, Steps: []UpgradeStep{}, Problems: []string{}, Hazards: []string{}}
 	p.refuse(clusterProblems(c, k, view, nodes, now)...)
 	var turns []upgrading
 	for _, u := range nodes {
@@ -247,9 +247,9 @@ func clusterProblems(c Cluster, k Known, view ClusterView, nodes []upgrading, no
 		errs = append(errs, uncompared(Node{Cluster: c}, k.Restored))
 	}
 	if len(nodes) == 0 {
-		errs = append(errs, fmt.Errorf("etcd %s has a note of no node of %s", c.Etcd.Name, c.Scope))
+		errs = append(errs, fmt.Errorf("etcd %s has a note of no node of %s", c.Etcd.Name, c.Name()))
 	} else if len(view.Members) == 0 {
-		errs = append(errs, fmt.Errorf("no member of %s says who is in the cluster", c.Scope))
+		errs = append(errs, fmt.Errorf("no member of %s says who is in the cluster", c.Name()))
 	}
 	if slices.ContainsFunc(nodes, func(u upgrading) bool { return u.err == nil && u.turn.needed() }) {
 		errs = append(errs, k.rollout().check(now, ""))

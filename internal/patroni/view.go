@@ -53,7 +53,7 @@ func (m *Manager) View(ctx context.Context, c Cluster) (View, error) {
 		return View{}, err
 	}
 	k := do.Known
-	v := View{Scope: c.Scope, SystemID: k.Initialize, Config: k.Config}
+	v := View{Scope: c.Name(), SystemID: k.Initialize, Config: k.Config}
 	if k.Record != nil {
 		v.Unmanaged = Foreign(k.Config, k.Record.Owned)
 	}
@@ -86,7 +86,7 @@ func (m *Manager) View(ctx context.Context, c Cluster) (View, error) {
 			all = append(all, errs[name])
 		}
 		return v, &problem.Error{
-			Step: "ask the cluster " + c.Scope, Cause: fmt.Errorf("no member answers: %w", errors.Join(all...)),
+			Step: "ask the cluster " + c.Name(), Cause: fmt.Errorf("no member answers: %w", errors.Join(all...)),
 			Do: "make sure that at least one node's host can be reached and that its Patroni runs.",
 		}
 	}

@@ -25,8 +25,11 @@ func (s *Services) FindCluster(ctx context.Context, id connattr.ClusterID) (patr
 	if diags.HasError() {
 		return patroni.Cluster{}, access, patroni.Known{}, fmt.Errorf("%s", diags[0].Detail())
 	}
-	c, k, err := s.Patroni("pgha_patroni_cluster "+id.Scope).Identify(ctx,
-		patroni.Cluster{Scope: id.Scope, Namespace: id.Namespace, Etcd: spec.Access(), PostgresPort: 5432, APIPort: 8008}, id.Nodes)
+	wanted := patroni.Cluster{Scope: id.Scope, Namespace: id.Namespace, Etcd: spec.Access(), PostgresPort: 5432, APIPort: 8008}
+	if id.Group != nil {
+		wanted.Citus = &patroni.Citus{Group: *id.Group}
+	}
+	c, k, err := s.Patroni("pgha_patroni_cluster "+wanted.Name()).Identify(ctx, wanted, id.Nodes)
 	c.TTL, c.LoopWait = k.Timing()
 	return c, access, k, err
 }

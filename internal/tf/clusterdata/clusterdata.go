@@ -111,9 +111,9 @@ func (d *clusterData) Read(ctx context.Context, req datasource.ReadRequest, resp
 	resp.Diagnostics.Append(diags...)
 	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
 	defer cancel()
-	v, err := d.S.Patroni("pgha_cluster "+c.Scope).View(ctx, c)
+	v, err := d.S.Patroni("pgha_cluster "+c.Name()).View(ctx, c)
 	if err != nil {
-		d.S.Fail(&resp.Diagnostics, "Unable to read cluster "+c.Scope, err)
+		d.S.Fail(&resp.Diagnostics, "Unable to read cluster "+c.Name(), err)
 		return
 	}
 	m.fill(v)

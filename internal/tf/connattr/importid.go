@@ -3,6 +3,7 @@ package connattr
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
@@ -17,6 +18,9 @@ import (
 //	pgha_etcd_cluster     dcs@pg1=10.0.0.1,pg2=10.0.0.2,pg3=10.0.0.3
 //	pgha_patroni_cluster  main@dcs@pg1=10.0.0.1,...
 //	pgha_patroni_node     pg1=10.0.0.1@main@dcs@pg1=10.0.0.1,...
+//
+// A group of a Citus formation, and a node of one, have its number after the scope:
+// main:1@dcs@pg1=10.0.0.1,... .
 //
 // Where a host is reached in another way than the provider block says, that
 // follows its address as in an access object: pg1=10.0.0.1?user=admin&port=2222.
@@ -57,6 +61,7 @@ func ParseEtcdID(id string) (name string, members map[string]etcd.Member, err er
 // ClusterID is what the id of a Patroni cluster says.
 type ClusterID struct {
 	Namespace, Scope string
+	Group            *int // of a Citus formation
 	// Nodes are hosts that run nodes of the cluster, where none of etcd's does.
 	Nodes map[string]etcd.Member
 	Etcd  string
@@ -74,7 +79,7 @@ func (c ClusterID) With(name string, at etcd.Member) ClusterID {
 	return c
 }
 
-// ParseClusterID reads [NAMESPACE]SCOPE[@NODE=ADDRESS,...]@ETCD@MEMBER=ADDRESS,...
+// ParseClusterID reads [NAMESPACE]SCOPE[:GROUP][@NODE=ADDRESS,...]@ETCD@MEMBER=ADDRESS,...
 func ParseClusterID(id string) (c ClusterID, err error) {
 	parts := strings.Split(id, "@")
 	if len(parts) != 3 && len(parts) != 4 || parts[0] == "" {
@@ -83,6 +88,13 @@ func ParseClusterID(id string) (c ClusterID, err error) {
 	c.Namespace, c.Scope = "/service/", parts[0]
 	if i := strings.LastIndexByte(parts[0], '/'); i >= 0 {
 		c.Namespace, c.Scope = parts[0][:i+1], parts[0][i+1:]
+	}
+	if scope, number, grouped := strings.Cut(c.Scope, ":"); grouped {
+		group, err := strconv.Atoi(number)
+		if err != nil || group < 0 || scope == "" {
+			return c, fmt.Errorf("%q: the number of a Citus group follows the scope, as in main:1", id)
+		}
+		c.Scope, c.Group = scope, &group
 	}
 	if len(parts) == 4 {
 		if _, c.Nodes, err = ParseEtcdID("nodes@" + parts[1]); err != nil {

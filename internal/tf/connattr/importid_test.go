@@ -33,6 +33,14 @@ func TestImportIDs(t *testing.T) {
 	if c, err = ParseClusterID("main@dcs@" + list); err != nil || c.Namespace != "/service/" || c.Scope != "main" || c.Nodes != nil {
 		t.Errorf("%+v %v", c, err)
 	}
+	if c, err = ParseClusterID("main:2@dcs@" + list); err != nil || c.Scope != "main" || c.Group == nil || *c.Group != 2 {
+		t.Errorf("%+v %v", c, err)
+	}
+	for _, id := range []string{"main:x@dcs@a=1", "main:-1@dcs@a=1", ":1@dcs@a=1"} {
+		if _, err := ParseClusterID(id); err == nil || !strings.Contains(err.Error(), "main:1") {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
 	if got, err := ParseHostID("pg1=10.0.0.1?port=2222"); err != nil || got != (host.Target{Name: "pg1", Address: "10.0.0.1", Port: 2222}) {
 		t.Errorf("%+v %v", got, err)
 	}

@@ -26,6 +26,37 @@ type Membership struct {
 	TTL              types.Int64    `tfsdk:"ttl"`
 	LoopWait         types.Int64    `tfsdk:"loop_wait"`
 	TakeOver         types.String   `tfsdk:"take_over"` // "NODE:17/main"
+	Citus            types.Object   `tfsdk:"citus"`
+}
+
+// Citus is a group's place in a Citus formation.
+type Citus struct {
+	Group    types.Int64  `tfsdk:"group"`
+	Database types.String `tfsdk:"database"`
+}
+
+// CitusType is the type of a Citus object.
+var CitusType = types.ObjectType{AttrTypes: map[string]attr.Type{"group": types.Int64Type, "database": types.StringType}}
+
+// CitusObject is a group's place as a value, null for nil.
+func CitusObject(ctx context.Context, c *patroni.Citus, diags *diag.Diagnostics) types.Object {
+	if c == nil {
+		return types.ObjectNull(CitusType.AttrTypes)
+	}
+	o, d := types.ObjectValueFrom(ctx, CitusType.AttrTypes, Citus{types.Int64Value(int64(c.Group)), types.StringValue(c.Database)})
+	diags.Append(d...)
+	return o
+}
+
+// CitusFrom reads a Citus object; nil where there is none. It returns false while it is
+// not known.
+func CitusFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (*patroni.Citus, bool) {
+	if o.IsNull() || !Known(o) {
+		return nil, o.IsNull()
+	}
+	var c Citus
+	diags.Append(o.As(ctx, &c, basetypes.ObjectAsOptions{})...)
+	return &patroni.Citus{Group: int(c.Group.ValueInt64()), Database: c.Database.ValueString()}, true
 }
 
 type users struct {
@@ -54,7 +85,7 @@ var MembershipType = types.ObjectType{AttrTypes: map[string]attr.Type{
 	"scope": types.StringType, "namespace": types.StringType, "uid": types.StringType, "etcd": AccessType,
 	"postgresql_port": types.Int64Type, "rest_api_port": types.Int64Type,
 	"rest_api_allowlist": types.ListType{ElemType: types.StringType}, "users": usersType, "initdb": initdbType, "ttl": types.Int64Type, "loop_wait": types.Int64Type,
-	"take_over": types.StringType,
+	"take_over": types.StringType, "citus": CitusType,
 }}
 
 // MembershipObject returns a cluster as a value. The uid is unknown until the
@@ -71,6 +102,7 @@ func MembershipObject(ctx context.Context, c patroni.Cluster, uid types.String, 
 	if c.TakeOver.Node != "" {
 		m.TakeOver = types.StringValue(c.TakeOver.Node + ":" + c.TakeOver.Debian)
 	}
+	m.Citus = CitusObject(ctx, c.Citus, diags)
 	var d diag.Diagnostics
 	m.Users, d = types.ObjectValueFrom(ctx, usersType.AttrTypes, users{
 		Superuser: types.StringValue(c.Users.Superuser), Replication: types.StringValue(c.Users.Replication),
@@ -123,6 +155,7 @@ func ClusterFrom(ctx context.Context, o types.Object, diags *diag.Diagnostics) (
 			Locale: i.Locale.ValueString(), Encoding: i.Encoding.ValueString(), DataChecksums: i.DataChecksums.ValueBool(),
 		},
 	}
+	c.Citus, _ = CitusFrom(ctx, m.Citus, diags)
 	c.TakeOver.Node, c.TakeOver.Debian, _ = strings.Cut(m.TakeOver.ValueString(), ":")
 	for _, a := range m.RestAPIAllowlist {
 		c.APIAllowlist = append(c.APIAllowlist, a.ValueString())

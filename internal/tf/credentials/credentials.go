@@ -69,9 +69,9 @@ func (c *credentials) Open(ctx context.Context, req ephemeral.OpenRequest, resp 
 		resp.Diagnostics.AddError("Unable to open credentials", "How to reach the cluster is not known.")
 		return
 	}
-	found, err := c.S.Patroni("pgha_credentials "+cluster.Scope).Credentials(ctx, cluster)
+	found, err := c.S.Patroni("pgha_credentials "+cluster.Name()).Credentials(ctx, cluster)
 	if err != nil {
-		c.S.Fail(&resp.Diagnostics, "Unable to open credentials of cluster "+cluster.Scope, err)
+		c.S.Fail(&resp.Diagnostics, "Unable to open credentials of cluster "+cluster.Name(), err)
 		return
 	}
 	u, s := found.Users, found.Secrets

@@ -47,12 +47,12 @@ func (a *restart) Invoke(ctx context.Context, req action.InvokeRequest, resp *ac
 	}
 	ctx, cancel := base.WithTimeout(ctx, restartTimeout, "restart")
 	defer cancel()
-	patroni, tell := manager(a.S, "pgha_restart "+c.Scope, resp)
+	patroni, tell := manager(a.S, "pgha_restart "+c.Name(), resp)
 	done, err := patroni.RestartNodes(ctx, c, m.Node.ValueString())
 	if len(done) > 0 {
 		tell("restarted: " + strings.Join(done, ", "))
 	}
 	if err != nil {
-		a.S.Fail(&resp.Diagnostics, "Unable to restart nodes of cluster "+c.Scope, err)
+		a.S.Fail(&resp.Diagnostics, "Unable to restart nodes of cluster "+c.Name(), err)
 	}
 }

@@ -46,11 +46,11 @@ func (a *switchover) Invoke(ctx context.Context, req action.InvokeRequest, resp 
 	}
 	ctx, cancel := base.WithTimeout(ctx, switchoverTimeout, "switchover")
 	defer cancel()
-	patroni, tell := manager(a.S, "pgha_switchover "+c.Scope, resp)
+	patroni, tell := manager(a.S, "pgha_switchover "+c.Name(), resp)
 	from, leads, err := patroni.Switchover(ctx, c, m.Candidate.ValueString())
 	switch {
 	case err != nil:
-		a.S.Fail(&resp.Diagnostics, "Unable to switch over in cluster "+c.Scope, err)
+		a.S.Fail(&resp.Diagnostics, "Unable to switch over in cluster "+c.Name(), err)
 	case from == leads:
 		tell(leads + " leads already")
 	default:

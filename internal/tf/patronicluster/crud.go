@@ -31,12 +31,12 @@ func (r *clusterResource) Create(ctx context.Context, req resource.CreateRequest
 }
 
 func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, bring patroni.Secrets, verb string, diags *diag.Diagnostics) bool {
-	scope := m.Scope.ValueString()
 	c, ok := m.cluster(ctx, diags)
 	wanted := m.wanted(ctx, diags)
 	if !ok || diags.HasError() {
 		return false
 	}
+	scope := c.Name()
 	for _, s := range []string{bring.Superuser, bring.Replication, bring.Rewind, bring.API} {
 		if s != "" {
 			r.S.Redact.Add(s)
@@ -63,7 +63,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	c.UID = a.UID
 	m.Drift = base.NoDrift()
-	m.ID, m.UID, m.CACertificate = m.Scope, types.StringValue(a.UID), types.StringValue(string(a.Authority))
+	m.ID, m.UID, m.CACertificate = types.StringValue(scope), types.StringValue(a.UID), types.StringValue(string(a.Authority))
 	m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
 	return !diags.HasError()
 }
@@ -75,7 +75,7 @@ func (r *clusterResource) Read(ctx context.Context, req resource.ReadRequest, re
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	scope := m.Scope.ValueString()
+	scope := m.ID.ValueString()
 	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
 	defer cancel()
 	c, ok := m.cluster(ctx, &resp.Diagnostics)
@@ -131,7 +131,7 @@ func (r *clusterResource) Delete(ctx context.Context, req resource.DeleteRequest
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	scope := m.Scope.ValueString()
+	scope := m.ID.ValueString()
 	if m.DeletionProtection.ValueBool() {
 		resp.Diagnostics.AddAttributeError(path.Root("deletion_protection"), "Unable to destroy Patroni cluster "+scope,
 			"It is protected from deletion.\nWhat to do: set deletion_protection = false and apply that first.")

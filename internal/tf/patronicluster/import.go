@@ -50,7 +50,8 @@ func (r *clusterResource) ImportState(ctx context.Context, req resource.ImportSt
 
 // take fills the model with a cluster that was found.
 func (m *model) take(ctx context.Context, c patroni.Cluster, access types.Object, k patroni.Known, diags *diag.Diagnostics) {
-	m.ID, m.Scope, m.Namespace, m.Etcd = types.StringValue(c.Scope), types.StringValue(c.Scope), types.StringValue(c.Namespace), access
+	m.ID, m.Scope, m.Namespace, m.Etcd = types.StringValue(c.Name()), types.StringValue(c.Scope), types.StringValue(c.Namespace), access
+	m.Citus = connattr.CitusObject(ctx, c.Citus, diags)
 	m.UID, m.CACertificate = types.StringValue(c.UID), types.StringValue(string(k.Authority))
 	m.PostgresPort, m.RestAPIPort = types.Int64Value(int64(c.PostgresPort)), types.Int64Value(int64(c.APIPort))
 	m.DeletionProtection, m.OnDestroy = types.BoolValue(true), types.StringValue("keep_data")
@@ -70,6 +71,9 @@ func (m *model) take(ctx context.Context, c patroni.Cluster, access types.Object
 	}
 	m.takeAccounts(ctx, c.Users, k.Secrets, diags)
 	m.takeSettings(ctx, k.Config.Flatten(), diags)
+	if c.Citus != nil && m.SynchronousMode.ValueString() == groupsSynchronousMode {
+		m.SynchronousMode = types.StringNull()
+	}
 	m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
 }
 

@@ -20,6 +20,7 @@ type model struct {
 	ID                    types.String     `tfsdk:"id"`
 	Scope                 types.String     `tfsdk:"scope"`
 	Namespace             types.String     `tfsdk:"namespace"`
+	Citus                 types.Object     `tfsdk:"citus"`
 	Etcd                  types.Object     `tfsdk:"etcd"`
 	FailureDetection      types.String     `tfsdk:"failure_detection"`
 	TTL                   customtypes.Text `tfsdk:"ttl"`

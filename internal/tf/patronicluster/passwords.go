@@ -77,7 +77,7 @@ func passwords(before, m model, c patroni.Cluster, diags *diag.Diagnostics) {
 	if len(changes) == 0 {
 		return
 	}
-	scope := m.Scope.ValueString()
+	scope := m.ID.ValueString()
 	if c.Adopted() {
 		diags.AddAttributeError(path.Root("credentials"), "The passwords of a cluster that was imported cannot be changed",
 			"They are in its nodes' own configuration files, and stay there; nothing was touched.\nWhat to do: leave rotation, password_wo and password_wo_version out.")

@@ -149,7 +149,8 @@ func (m *model) preset(config model) {
 // is not known; the uid may be unknown.
 func (m *model) cluster(ctx context.Context, diags *diag.Diagnostics) (patroni.Cluster, bool) {
 	access, ok := connattr.AccessFrom(ctx, m.Etcd, diags)
-	if !ok || m.Scope.IsUnknown() || m.Namespace.IsUnknown() || m.PostgresPort.IsUnknown() || m.RestAPIPort.IsUnknown() ||
+	citus, known := connattr.CitusFrom(ctx, m.Citus, diags)
+	if !ok || !known || m.Scope.IsUnknown() || m.Namespace.IsUnknown() || m.PostgresPort.IsUnknown() || m.RestAPIPort.IsUnknown() ||
 		m.TTL.IsUnknown() || m.LoopWait.IsUnknown() || !connattr.Known(m.Initdb) || !connattr.Known(m.TakeOver) || !connattr.Known(m.RestAPIAllowlist) || !m.known() {
 		return patroni.Cluster{}, false
 	}
@@ -160,8 +161,8 @@ func (m *model) cluster(ctx context.Context, diags *diag.Diagnostics) (patroni.C
 		diags.Append(m.TakeOver.As(ctx, &t, basetypes.ObjectAsOptions{})...)
 	}
 	return patroni.Cluster{
-		TakeOver: patroni.TakeOver{Node: t.Node.ValueString(), Debian: t.Cluster.ValueString()},
-		Scope:    m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
+		TakeOver: patroni.TakeOver{Node: t.Node.ValueString(), Debian: t.Cluster.ValueString()}, Citus: citus,
+		Scope: m.Scope.ValueString(), Namespace: m.Namespace.ValueString(), UID: m.UID.ValueString(), Etcd: access,
 		PostgresPort: int(m.PostgresPort.ValueInt64()), APIPort: int(m.RestAPIPort.ValueInt64()), Users: m.users(),
 		APIAllowlist: stringList(ctx, m.RestAPIAllowlist, diags),
 		TTL:          int64(m.TTL.Duration() / time.Second), LoopWait: int64(m.LoopWait.Duration() / time.Second),
@@ -185,8 +186,8 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	if diags.HasError() {
 		return
 	}
-	if !m.Scope.IsUnknown() {
-		m.ID = m.Scope
+	if citus, known := connattr.CitusFrom(ctx, m.Citus, diags); known && !m.Scope.IsUnknown() {
+		m.ID = types.StringValue(patroni.Cluster{Scope: m.Scope.ValueString(), Citus: citus}.Name())
 	}
 	if !config.FailureDetection.IsUnknown() {
 		m.preset(config)
@@ -205,6 +206,10 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	}
 	if !req.State.Raw.IsNull() {
 		passwords(before, m, c, diags)
+		if connattr.Known(m.Citus) && !m.Citus.Equal(before.Citus) {
+			diags.AddAttributeError(path.Root("citus"), "This cannot be changed",
+				"Whether a cluster is a group of a Citus formation, which one, and of which database, is fixed once it exists: its keys, its database and the formation's metadata go by it.\nWhat to do: "+newCluster)
+		}
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && !diags.HasError() && m.settled() {
@@ -229,7 +234,7 @@ func effects(ctx context.Context, before, m model, diags *diag.Diagnostics) {
 		return
 	}
 	reload, restart := patroni.DescribeChanges(old.Document(), wanted, changed)
-	scope := m.Scope.ValueString()
+	scope := m.ID.ValueString()
 	if len(reload) > 0 {
 		diags.AddWarning("Applying this reloads all nodes of "+scope, "Taken over by a reload, without a restart:\n  "+strings.Join(reload, "\n  "))
 	}
@@ -271,7 +276,7 @@ func lowers(old, wanted patroni.Settings, changed []string) string {
 }
 
 func planDestroy(before model, diags *diag.Diagnostics) {
-	scope := before.Scope.ValueString()
+	scope := before.ID.ValueString()
 	if before.DeletionProtection.ValueBool() {
 		diags.AddAttributeError(path.Root("deletion_protection"), "Unable to destroy Patroni cluster "+scope,
 			"It is protected from deletion.\nWhat to do: set deletion_protection = false and apply that first.")

@@ -152,6 +152,10 @@ var synchronousMode = binding{"synchronous_mode",
 		}
 	}}
 
+// groupsSynchronousMode is what a group of a Citus formation has unless it is given:
+// Patroni's own default for one.
+const groupsSynchronousMode = "quorum"
+
 const (
 	hbaPath    = "postgresql/pg_hba"
 	identPath  = "postgresql/pg_ident"
@@ -169,6 +173,9 @@ const (
 // is owned.
 func (m *model) wanted(ctx context.Context, diags *diag.Diagnostics) patroni.Settings {
 	s := patroni.Settings{rewindPath: true}
+	if !m.Citus.IsNull() {
+		s[synchronousMode.path] = groupsSynchronousMode
+	}
 	for _, b := range bindings {
 		if v := b.get(m); v != nil {
 			s[b.path] = v

@@ -48,7 +48,7 @@ func (r *nodeResource) apply(ctx context.Context, m *model, before model, verb s
 	if n.Watchdog.Mode == "automatic" {
 		r.watchdogTrouble(ctx, n, diags)
 	}
-	m.ID = types.StringValue(n.Cluster.Scope + "/" + n.Name)
+	m.ID = types.StringValue(n.Cluster.Name() + "/" + n.Name)
 	m.DataDirectory = types.StringValue(n.DataDir)
 	m.Drift = base.NoDrift()
 	return !diags.HasError()

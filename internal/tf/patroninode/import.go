@@ -54,13 +54,17 @@ func (r *nodeResource) ImportState(ctx context.Context, req resource.ImportState
 
 // take fills the model with a node that was found.
 func (m *model) take(ctx context.Context, n patroni.Node, access types.Object, diags *diag.Diagnostics) {
-	m.ID, m.Name = types.StringValue(n.Cluster.Scope+"/"+n.Name), types.StringValue(n.Name)
+	m.ID, m.Name = types.StringValue(n.Cluster.Name()+"/"+n.Name), types.StringValue(n.Name)
 	m.Cluster = connattr.MembershipObject(ctx, n.Cluster, types.StringValue(n.Cluster.UID), access, diags)
 	m.Host = connattr.ConnectionOf(n.Target).Object(ctx, diags)
 	if n.Address != n.Target.Address {
 		m.Address = types.StringValue(n.Address)
 	}
-	v, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), versionsModel{PostgreSQL: types.StringValue(n.Postgres), Patroni: types.StringValue(n.Patroni), Extensions: types.MapNull(types.StringType)})
+	pins := versionsModel{PostgreSQL: types.StringValue(n.Postgres), Patroni: types.StringValue(n.Patroni), Extensions: types.MapNull(types.StringType)}
+	if version := n.Extensions[citus]; version != "" {
+		pins.Citus = types.StringValue(version)
+	}
+	v, d := types.ObjectValueFrom(ctx, m.Versions.AttributeTypes(ctx), pins)
 	diags.Append(d...)
 	m.Versions = v
 	m.DataDirectory = types.StringValue(n.DataDir)

@@ -67,7 +67,7 @@ func (v versionsModel) known() bool {
 }
 
 // citus is the extension that has an attribute of its own.
-const citus = "citus"
+const citus = patroni.CitusExtension
 
 // extensions are the pins of extensions, by name, as far as they are known.
 func (v versionsModel) extensions(ctx context.Context, diags *diag.Diagnostics) map[string]string {

@@ -78,7 +78,7 @@ func (r *nodeResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	c, clusterKnown := connattr.ClusterFrom(ctx, m.Cluster, diags)
 	if clusterKnown && !m.Name.IsUnknown() {
-		m.ID = types.StringValue(c.Scope + "/" + m.Name.ValueString())
+		m.ID = types.StringValue(c.Name() + "/" + m.Name.ValueString())
 	}
 	v := m.versions(ctx, diags)
 	if m.DataDirectory.IsUnknown() {
@@ -93,6 +93,10 @@ func (r *nodeResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		r.refuse(ctx, before, m, diags)
 	}
 	m.checkWatchdog(ctx, diags)
+	if clusterKnown && c.Citus != nil && !m.Versions.IsUnknown() && v.Citus.IsNull() {
+		diags.AddAttributeError(path.Root("versions").AtName("citus"), "A node of a Citus group needs Citus",
+			"The cluster "+c.Name()+" is a group of a Citus formation, and Patroni loads Citus into PostgreSQL on all its nodes.\nWhat to do: name the version of Citus, from a repository of the host (apt of pgha_host).")
+	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if req.State.Raw.IsNull() && !diags.HasError() {
 		r.fits(ctx, m, diags)
@@ -119,9 +123,9 @@ func (r *nodeResource) refuse(ctx context.Context, before, m model, diags *diag.
 	}
 	m.checkMajor(ctx, before, diags)
 	if c1, ok1 := connattr.ClusterFrom(ctx, before.Cluster, diags); ok1 {
-		if c2, ok2 := connattr.ClusterFrom(ctx, m.Cluster, diags); ok2 && (c1.Scope != c2.Scope || c1.Namespace != c2.Namespace) {
+		if c2, ok2 := connattr.ClusterFrom(ctx, m.Cluster, diags); ok2 && (c1.Name() != c2.Name() || c1.Namespace != c2.Namespace) {
 			diags.AddAttributeError(path.Root("cluster"), "A node cannot move to another cluster",
-				fmt.Sprintf("It belongs to %s and %s is wanted.\nWhat to do: remove this node and make another one.", c1.Scope, c2.Scope))
+				fmt.Sprintf("It belongs to %s and %s is wanted.\nWhat to do: remove this node and make another one.", c1.Name(), c2.Name()))
 		}
 	}
 }
@@ -157,7 +161,7 @@ func (r *nodeResource) fits(ctx context.Context, m model, diags *diag.Diagnostic
 		return
 	}
 	if err := r.S.Patroni("pgha_patroni_node "+n.Name).FitsNode(ctx, n); err != nil {
-		diags.AddAttributeError(path.Root("host"), "Node "+n.Name+" does not fit into the cluster "+n.Cluster.Scope, r.S.Redact.Apply(problem.Details(err)))
+		diags.AddAttributeError(path.Root("host"), "Node "+n.Name+" does not fit into the cluster "+n.Cluster.Name(), r.S.Redact.Apply(problem.Details(err)))
 	}
 }
 
@@ -285,5 +289,5 @@ func (r *nodeResource) planDestroy(ctx context.Context, before model, diags *dia
 	} else {
 		lines = append(lines, fmt.Sprintf("The data in %s stays.", n.DataDir))
 	}
-	diags.AddWarning("Destroying node "+n.Name+" of "+n.Cluster.Scope, strings.Join(lines, "\n"))
+	diags.AddWarning("Destroying node "+n.Name+" of "+n.Cluster.Name(), strings.Join(lines, "\n"))
 }

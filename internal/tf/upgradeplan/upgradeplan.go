@@ -175,9 +175,9 @@ func (d *upgradePlan) Read(ctx context.Context, req datasource.ReadRequest, resp
 	resp.Diagnostics.Append(diags...)
 	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
 	defer cancel()
-	p, err := d.S.Patroni("pgha_upgrade_plan "+c.Scope).PlanUpgrade(ctx, c, m.want)
+	p, err := d.S.Patroni("pgha_upgrade_plan "+c.Name()).PlanUpgrade(ctx, c, m.want)
 	if err != nil {
-		d.S.Fail(&resp.Diagnostics, "Unable to plan the upgrade of cluster "+c.Scope, err)
+		d.S.Fail(&resp.Diagnostics, "Unable to plan the upgrade of cluster "+c.Name(), err)
 		return
 	}
 	m.strangers(&p)
@@ -196,7 +196,7 @@ func (m *model) want(node string) patroni.Versions {
 			v.Patroni = s
 		}
 		if s := from.Citus.ValueString(); s != "" {
-			v.Extensions["citus"] = s
+			v.Extensions[patroni.CitusExtension] = s
 		}
 		for name, version := range from.Extensions {
 			v.Extensions[name] = version.ValueString()

@@ -53,7 +53,11 @@ type config struct {
 		Authentication map[string]account `yaml:"authentication"`
 		Parameters     map[string]string
 	}
-	Tags map[string]any
+	Tags  map[string]any
+	Citus *struct {
+		Group    int
+		Database string
+	}
 }
 
 type account struct{ Username, Password string }
@@ -62,6 +66,10 @@ func parseConfig(text []byte) (*config, error) {
 	var c config
 	if err := yaml.Unmarshal(text, &c); err != nil {
 		return nil, err
+	}
+	if c.Citus != nil {
+		// A group has keys, members and a leader of its own (Patroni, dcs/__init__.py).
+		c.Scope += "/" + strconv.Itoa(c.Citus.Group)
 	}
 	return &c, nil
 }

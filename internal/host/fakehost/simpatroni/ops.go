@@ -14,6 +14,7 @@ import (
 func (s *Sim) handle() {
 	s.world.Handle("patroni.config", true, s.putConfig)
 	s.world.Handle("postgres.control", false, s.control)
+	s.world.Handle("postgres.stop", true, s.stopAlone)
 	s.world.Handle("postgres.settings", false, s.settings)
 	s.world.Handle("postgres.slots", false, s.slotNames)
 	s.world.Handle("apt.exchange", true, s.exchange)
@@ -40,6 +41,19 @@ func (s *Sim) putConfig(o *fakehost.Op) error {
 		return o.Fail(65, "%s", strings.Join(problems, "\n"))
 	}
 	return o.Write()
+}
+
+// stopAlone is pg_ctl stop, of a server that runs without Patroni.
+func (s *Sim) stopAlone(o *fakehost.Op) error {
+	n, err := s.server(o)
+	if err != nil {
+		return o.Fail(1, "pg_ctl: no server running")
+	}
+	if n.up {
+		s.world.TB.Errorf("PostgreSQL on %s is stopped while its Patroni runs", n.m.Name)
+	}
+	n.shutdown()
+	return nil
 }
 
 // control is pg_controldata.
