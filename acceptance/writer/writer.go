@@ -3,6 +3,7 @@
 package writer
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,6 +24,7 @@ type Config struct {
 	Port     int
 	User     string
 	Password string
+	Database string // "postgres" unless given
 	CA       string // PEM; without it TLS is used where there is any, and nothing verified
 	// Every is the pause between two rows.
 	Every time.Duration
@@ -48,8 +50,8 @@ func config(c Config, session string) (*pgx.ConnConfig, error) {
 	if c.CA == "" {
 		mode = "prefer"
 	}
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres target_session_attrs=%s connect_timeout=3 sslmode=%s",
-		strings.Join(c.Hosts, ","), port, c.User, session, mode))
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=%s target_session_attrs=%s connect_timeout=3 sslmode=%s",
+		strings.Join(c.Hosts, ","), port, c.User, cmp.Or(c.Database, "postgres"), session, mode))
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/roll"
 	"github.com/pgha/terraform-provider-pgha/internal/sshx"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/citusdata"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/citusgroup"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
 	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
@@ -58,11 +60,11 @@ func (p *pgha) Metadata(_ context.Context, _ provider.MetadataRequest, resp *pro
 }
 
 func (p *pgha) Resources(context.Context) []func() resource.Resource {
-	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New}
+	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New, citusgroup.New}
 }
 
 func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
-	return []func() datasource.DataSource{clusterdata.New, etcdstatus.New, hostresource.NewFacts, upgradeplan.New}
+	return []func() datasource.DataSource{clusterdata.New, citusdata.New, etcdstatus.New, hostresource.NewFacts, upgradeplan.New}
 }
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {

@@ -1,0 +1,370 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
+	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
+	"github.com/pgha/terraform-provider-pgha/lab/labtest"
+)
+
+// formation is a Citus formation: a coordinator and groups of workers.
+type formation struct {
+	*site
+	groups [][]string // hosts, by group
+	joined int        // so many of the groups are there
+	worker string     // more attributes of the groups of workers
+	keep   bool       // destroying keeps the data
+	citus  string     // version
+}
+
+// newFormation makes a lab for one, or skips the test where Citus is not among the
+// lab's packages.
+func newFormation(t *testing.T, groups ...[]string) *formation {
+	t.Helper()
+	cli.Binary(t)
+	o := labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: slices.Concat(groups...)}}}
+	lab := labtest.New(t, o)
+	f := &formation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, groups: groups}
+	have, err := lab.Versions("postgresql-17-citus")
+	if err != nil || len(have) == 0 {
+		t.Skipf("SKIPPED: Citus is in no registry, and not in lab/extra-debs (CONTRIBUTING.md): %v", err)
+	}
+	f.citus = f.oldest("postgresql-17-citus")
+	return f
+}
+
+// configure writes the configuration with so many groups.
+func (f *formation) configure(joined int) {
+	f.t.Helper()
+	f.joined = joined
+	var hosts, nodes, groups []string
+	for g, names := range f.groups[:joined] {
+		groups = append(groups, fmt.Sprintf("%q", fmt.Sprint(g)))
+		for _, h := range names {
+			hosts = append(hosts, fmt.Sprintf("%s = %q", h, f.lab.Host(h).Addr))
+			nodes = append(nodes, fmt.Sprintf("%s = \"%d\"", h, g))
+		}
+	}
+	text := fmt.Sprintf(`terraform {
+  required_providers {
+    pgha = { source = "pgha/pgha" }
+  }
+}
+provider "pgha" {}
+resource "pgha_host" "db" {
+  for_each  = { %s }
+  name      = each.key
+  address   = each.value
+  time_sync = "off"
+}
+resource "pgha_etcd_cluster" "dcs" {
+  name                = "dcs"
+  version             = %q
+  members             = { for name in %s : name => { host = pgha_host.db[name].access } }
+  deletion_protection = false
+  on_destroy          = "purge"
+}
+resource "pgha_patroni_cluster" "group" {
+  for_each            = toset([%s])
+  scope               = "shop"
+  citus               = { group = tonumber(each.key), database = "shop" }
+  etcd                = pgha_etcd_cluster.dcs.access
+  allowed_networks    = ["10.0.0.0/8"]
+  deletion_protection = false
+  on_destroy          = "purge"
+}
+resource "pgha_patroni_node" "db" {
+  for_each   = { %s }
+  cluster    = pgha_patroni_cluster.group[each.value].membership
+  host       = pgha_host.db[each.key].access
+  name       = each.key
+  versions   = { postgresql = %q, patroni = %q, citus = %q }
+  on_destroy = "purge"
+}
+resource "pgha_citus_worker_group" "worker" {
+  for_each = setsubtract(keys(pgha_patroni_cluster.group), ["0"])
+  cluster  = pgha_patroni_cluster.group[each.key].membership
+  nodes    = [for n in pgha_patroni_node.db : n.id if startswith(n.id, "shop/${each.key}/")]
+  %s
+}
+output "ca" { value = pgha_patroni_cluster.group["0"].ca_certificate }
+`, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
+	if f.keep {
+		// That of the clusters is read from etcd.
+		text = strings.Replace(text, "deletion_protection = false", "", 1)
+		text = strings.ReplaceAll(text, `on_destroy          = "purge"`, "")
+		text = strings.ReplaceAll(text, `on_destroy = "purge"`, "")
+	}
+	f.Write("main.tf", text)
+}
+
+// etcdOn has a member of etcd on the first host of each of three groups.
+func etcdOn(groups [][]string) string {
+	var list []string
+	for _, names := range groups[:3] {
+		list = append(list, fmt.Sprintf("%q", names[0]))
+	}
+	return "[" + strings.Join(list, ", ") + "]"
+}
+
+// leads is the primary of a group.
+func (f *formation) leads(group int) string {
+	f.t.Helper()
+	var leader string
+	f.eventually(fmt.Sprintf("group %d to have a primary", group), time.Minute, func(ctx context.Context) (bool, string) {
+		for _, h := range f.groups[group] {
+			out, err := f.lab.SSH(ctx, h, "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()'")
+			if err == nil && strings.TrimSpace(out) == "f" {
+				leader = h
+				return true, ""
+			}
+		}
+		return false, "none"
+	})
+	return leader
+}
+
+// shop runs a statement in the distributed database, on the coordinator's primary.
+func (f *formation) shop(statement string) string {
+	f.t.Helper()
+	return f.on(f.leads(0), "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
+}
+
+// ids are the ids with which the formation's resources are imported, by address.
+func (f *formation) ids() map[string]string {
+	var members []string
+	for _, names := range f.groups[:3] {
+		members = append(members, names[0]+"="+f.lab.Host(names[0]).Addr)
+	}
+	dcs := "dcs@" + strings.Join(members, ",")
+	all := map[string]string{"pgha_etcd_cluster.dcs": dcs}
+	for g, names := range f.groups[:f.joined] {
+		cluster := fmt.Sprintf("shop:%d@%s", g, dcs)
+		all[fmt.Sprintf(`pgha_patroni_cluster.group["%d"]`, g)] = cluster
+		if g > 0 {
+			all[fmt.Sprintf(`pgha_citus_worker_group.worker["%d"]`, g)] = cluster
+		}
+		for _, h := range names {
+			all[fmt.Sprintf("pgha_host.db[%q]", h)] = h + "=" + f.lab.Host(h).Addr
+			all[fmt.Sprintf("pgha_patroni_node.db[%q]", h)] = h + "=" + f.lab.Host(h).Addr + "@" + cluster
+		}
+	}
+	return all
+}
+
+// sums are what the distributed tables hold.
+func (f *formation) sums() string {
+	f.t.Helper()
+	var sums []string
+	for _, table := range []string{"orders", "items", "customers"} {
+		sums = append(sums, table+" "+f.shop("select count(*), sum(id) from "+table))
+	}
+	return strings.Join(sums, ", ")
+}
+
+// held are the placements of a group, reference tables left out.
+func (f *formation) held(group int) string {
+	f.t.Helper()
+	return f.shop(fmt.Sprintf("select count(*) from pg_dist_placement p join pg_dist_shard using (shardid) join pg_dist_partition t using (logicalrelid) where t.repmodel <> 't' and p.groupid = %d", group))
+}
+
+// A coordinator and two groups of workers, two hosts each, are made from nothing by one
+// apply. A third group joins, and gets shards, and leaves again, while rows are written.
+func TestCitus(t *testing.T) {
+	t.Parallel()
+	f := newFormation(t, []string{"c1", "c2"}, []string{"a1", "a2"}, []string{"b1", "b2"}, []string{"d1", "d2"})
+	ctx := t.Context()
+	f.configure(3)
+	f.Apply(ctx)
+	t.Logf("%s", f.on("c1", "patronictl -c /etc/patroni/config.yml list"))
+	f.NoChanges(ctx)
+	f.eventually("all groups to be in the metadata", time.Minute, func(context.Context) (bool, string) {
+		have := f.shop("select groupid, noderole, nodename, isactive, metadatasynced, shouldhaveshards from pg_dist_node order by 1, 2")
+		return strings.Count(have, "primary") == 3 && strings.Count(have, "secondary") == 3, have
+	})
+	if bad := f.shop("select count(*) from citus_check_cluster_node_health() where result is not true"); bad != "0" {
+		t.Errorf("%s connections between nodes do not work", bad)
+	}
+	if mode := f.on("a1", "patronictl -c /etc/patroni/config.yml show-config | grep synchronous_mode"); mode != "synchronous_mode: quorum" {
+		t.Errorf("group 1 has %s", mode)
+	}
+	for _, statement := range []string{
+		"create table orders (id bigint primary key, what text)", "select create_distributed_table('orders', 'id')",
+		"create table items (id bigint primary key, what text)", "select create_distributed_table('items', 'id', colocate_with := 'orders')",
+		"create table customers (id int primary key, what text)", "select create_reference_table('customers')",
+		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id')",
+		"insert into orders select n, 'x' from generate_series(1, 10000) n", "insert into items select n, 'y' from generate_series(1, 5000) n",
+		"insert into customers select n, 'z' from generate_series(1, 100) n", "create role app superuser login password 'app-password'",
+	} {
+		f.shop(statement)
+	}
+	for g := range 3 {
+		f.on(f.leads(g), `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
+	}
+	before := f.sums()
+	var ca string
+	f.Outputs(ctx, "ca", &ca)
+	w := writer.Start(t, writer.Config{
+		Hosts: []string{f.lab.Host("c1").Addr, f.lab.Host("c2").Addr}, User: "app", Password: "app-password", Database: "shop", CA: ca, Table: "written",
+	})
+
+	t.Run("a group joins", func(t *testing.T) {
+		f.worker = `rebalance = "on_join"`
+		f.configure(4)
+		begin, failed := time.Now(), w.Failed()
+		f.Apply(ctx)
+		t.Logf("joined in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed)
+		if f.held(3) == "0" {
+			t.Error("it has no shards")
+		}
+		if n := w.Failed() - failed; n > 0 {
+			t.Errorf("%d writes failed", n)
+		}
+		if now := f.sums(); now != before {
+			t.Errorf("the tables hold %s, before %s", now, before)
+		}
+		f.NoChanges(ctx)
+	})
+
+	t.Run("a table that cannot be moved", func(t *testing.T) {
+		f.shop("create table loose (id bigint)")
+		f.shop("select create_distributed_table('loose', 'id')")
+		f.configure(3)
+		o := f.Plan(ctx)
+		if o.Code != 1 {
+			t.Errorf("it is planned: exit status %d", o.Code)
+		}
+		has(t, o, "The group shop/3 cannot be drained", "loose: no primary key and no replica identity", "replica identity full", `shard_transfer_mode = "block_writes"`)
+		if set := f.shop("select shouldhaveshards from pg_dist_node where groupid = 3 and noderole = 'primary'"); set != "t" {
+			t.Errorf("shouldhaveshards is %s", set)
+		}
+		f.shop("drop table loose")
+	})
+
+	t.Run("it leaves", func(t *testing.T) {
+		f.configure(3)
+		has(t, f.Plan(ctx), "Destroying the group shop/3 moves all its shards to other groups", "shards with", "orders: ", "items: ")
+		begin, failed := time.Now(), w.Failed()
+		f.Apply(ctx)
+		t.Logf("left in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed)
+		if n := w.Failed() - failed; n > 0 {
+			t.Errorf("%d writes failed", n)
+		}
+		if held := f.held(3); held != "0" {
+			t.Errorf("%s placements are left", held)
+		}
+		if rows := f.shop("select * from pg_dist_node where groupid = 3"); rows != "" {
+			t.Errorf("it is still in the metadata: %s", rows)
+		}
+		if now := f.sums(); now != before {
+			t.Errorf("the tables hold %s, before %s", now, before)
+		}
+		f.NoChanges(ctx)
+		for _, h := range f.groups[3] {
+			f.on(h, "test ! -e /etc/pgha && ! systemctl is-active -q patroni && ! pgrep -x postgres")
+		}
+	})
+	t.Run("imported", func(t *testing.T) {
+		other := &formation{site: &site{t: t, lab: f.lab, Dir: cli.New(t, nil, f.lab.Env()...)}, groups: f.groups, citus: f.citus}
+		other.keep = true // as an import finds it
+		other.configure(3)
+		var b strings.Builder
+		ids := f.ids()
+		for address, id := range ids {
+			fmt.Fprintf(&b, "import {\n  to = %s\n  id = %q\n}\n", address, id)
+		}
+		other.Write("import.tf", b.String())
+		has(t, other.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", len(ids)))
+	})
+
+	t.Run("drained, and back", func(t *testing.T) {
+		f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
+		f.configure(3)
+		has(t, f.Plan(ctx), "Applying this moves all shards off the group shop/2")
+		f.Apply(ctx)
+		if held := f.held(2); held != "0" {
+			t.Errorf("%s placements are left", held)
+		}
+		f.NoChanges(ctx)
+		f.worker = `rebalance = "on_join"`
+		f.configure(3)
+		f.Apply(ctx)
+		if f.held(2) == "0" {
+			t.Error("it has no shards")
+		}
+		f.NoChanges(ctx)
+		if now := f.sums(); now != before {
+			t.Errorf("the tables hold %s, before %s", now, before)
+		}
+	})
+
+	t.Run("killed", func(t *testing.T) {
+		k := sweeper(f.site, w, "citus.rebalance", "citus.drain", "citus.remove")
+		f.configure(4)
+		k.few("in citus.rebalance", "patroni.form")
+		k.sweep(t, "apply")
+		k.went(t, "in citus.rebalance")
+		if f.held(3) == "0" {
+			t.Error("it has no shards")
+		}
+		f.NoChanges(ctx)
+		f.configure(3)
+		k.few("in citus.drain", "citus.stop", "in citus.remove")
+		k.sweep(t, "apply")
+		k.went(t, "in citus.drain", "citus.stop", "in citus.remove")
+		if rows := f.shop("select * from pg_dist_node where groupid = 3"); rows != "" {
+			t.Errorf("it is still in the metadata: %s", rows)
+		}
+		if now := f.sums(); now != before {
+			t.Errorf("the tables hold %s, before %s", now, before)
+		}
+		f.NoChanges(ctx)
+	})
+
+	// Nothing is left of transactions that were under way, and everybody is back.
+	whole := func(t *testing.T) {
+		t.Helper()
+		f.eventually("the metadata to have all nodes", 2*time.Minute, func(context.Context) (bool, string) {
+			have := f.shop("select groupid, noderole, nodename, isactive, metadatasynced from pg_dist_node order by 1, 2")
+			return strings.Count(have, "primary") == 3 && strings.Count(have, "secondary") == 3, have
+		})
+		for g := range 3 {
+			f.eventually(fmt.Sprintf("no prepared transaction to be left in group %d", g), 2*time.Minute, func(context.Context) (bool, string) {
+				f.shop("select recover_prepared_transactions()")
+				have := f.sql(f.leads(g), "select gid from pg_prepared_xacts")
+				return have == "", have
+			})
+		}
+		f.NoChanges(ctx)
+	}
+	for group, what := range []string{"the coordinator", "a worker"} {
+		t.Run(what+" loses its power", func(t *testing.T) {
+			lost, failed := f.leads(group), w.Failed()
+			w.TakeGap()
+			if err := f.lab.Kill(ctx, lost); err != nil {
+				t.Fatal(err)
+			}
+			acked := w.Acked()
+			f.eventually("rows to be written again", 2*time.Minute, func(context.Context) (bool, string) {
+				return w.Acked() > acked+100, ""
+			})
+			t.Logf("%s is lost: longest gap %s, %d writes failed", lost, w.TakeGap().Round(time.Millisecond), w.Failed()-failed)
+			if err := f.lab.Start(ctx, lost); err != nil {
+				t.Fatal(err)
+			}
+			whole(t)
+		})
+	}
+	w.Check(t)
+	f.Destroy(ctx)
+	for _, h := range slices.Concat(f.groups...) {
+		f.on(h, "test ! -e /etc/pgha && ! systemctl is-active -q patroni etcd")
+	}
+}

@@ -1,0 +1,65 @@
+package citus
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+)
+
+func TestOf(t *testing.T) {
+	all := []Holding{{1, "orders", 16, true}, {1, "items", 16, true}, {2, "orders", 16, true}}
+	if list, n := of(all, 1); n != 32 || len(list) != 2 {
+		t.Errorf("%d shards of %v", n, list)
+	}
+	if list, n := of(all, 3); n != 0 || len(list) != 0 {
+		t.Errorf("%d shards of %v", n, list)
+	}
+}
+
+// Only moves that need it ask for a replica identity.
+func TestMovable(t *testing.T) {
+	held := []Holding{{1, "orders", 16, true}, {1, "loose", 16, false}, {2, "loose", 16, false}}
+	for mode, refused := range map[string]bool{"auto": true, "force_logical": false, "block_writes": false} {
+		err := Moving{Mode: mode}.movable(held)
+		var p *problem.Error
+		if (err != nil) != refused || refused && (!errors.As(err, &p) || p.Step != CannotMove || !strings.HasPrefix(p.Cause.Error(), "loose: no primary key")) {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+	if err := (Moving{Mode: "auto"}).movable(held[:1]); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestText(t *testing.T) {
+	v := View{
+		Nodes: []Node{
+			{Group: 0, Host: "10.0.0.1", Port: 5432, Role: "primary", Active: true, Metadata: true, Synced: true},
+			{Group: 1, Host: "10.0.0.3", Port: 5432, Role: "primary", Active: true},
+			{Group: 1, Host: "10.0.0.4", Port: 5432, Role: "secondary", Active: true},
+		},
+		Groups: []GroupView{{0, 0, 0}, {1, 32, 20 << 20}},
+	}
+	const want = `GROUP  NODE           ROLE       METADATA    SHARDS  SIZE
+0      10.0.0.1:5432  primary    synced      0       0 KiB
+1      10.0.0.3:5432  primary    not synced  32      20 MiB
+1      10.0.0.4:5432  secondary
+`
+	var have []string
+	for line := range strings.Lines(v.Text()) {
+		have = append(have, strings.TrimRight(line, " \n"))
+	}
+	if got := strings.Join(have, "\n") + "\n"; got != want {
+		t.Errorf("it is\n%s\nand not\n%s", got, want)
+	}
+}
+
+func TestPreviewText(t *testing.T) {
+	p := Preview{Shards: 32, Bytes: 3 << 20, Tables: []Holding{{1, "items", 16, true}, {1, "orders", 16, true}}, Others: []string{"group 2 (10.0.0.5)"}}
+	const want = "32 shards with 3072 KiB are moved, in a background job of Citus's, while they are read and written:\n  items: 16\n  orders: 16\nThey go to group 2 (10.0.0.5)."
+	if got := p.String(); got != want {
+		t.Errorf("it is %q", got)
+	}
+}

@@ -1,0 +1,404 @@
+package citus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+// Spec is a group of workers as it should be.
+type Spec struct {
+	Group  patroni.Cluster
+	Shards bool // it is to have shards; with false those that it has are left where they are
+	Drain  bool // it is to have none: they are moved off
+	OnJoin bool // shards are moved onto it when it joins, or is to have some again
+	Moving Moving
+}
+
+// wantsShards is shouldhaveshards.
+func (s Spec) wantsShards() bool { return s.Shards && !s.Drain }
+
+func (s Spec) number() int { return s.Group.Citus.Group }
+
+// Manager brings groups to what their specs say.
+type Manager struct {
+	*patroni.Manager
+}
+
+// Observed is what the formation says of a group.
+type Observed struct {
+	Absent bool // it is not in the metadata
+	Shards bool // shouldhaveshards
+	Held   int64
+	// Stale are rows of hosts that are no nodes of the group.
+	Stale []Node
+}
+
+// open reaches the coordinator's database.
+func (m Manager) open(ctx context.Context, c patroni.Cluster) (*patroni.Database, error) {
+	return m.Database(ctx, c.Coordinator(), c.Citus.Database)
+}
+
+// Observe looks at a group.
+func (m Manager) Observe(ctx context.Context, s Spec) (Observed, error) {
+	b, err := m.open(ctx, s.Group)
+	if err != nil {
+		return Observed{}, err
+	}
+	return m.look(ctx, b, s)
+}
+
+func (m Manager) look(ctx context.Context, b *patroni.Database, s Spec) (o Observed, err error) {
+	all, err := Nodes(ctx, b)
+	if err != nil {
+		return o, err
+	}
+	p, there := primary(all, s.number())
+	if o.Absent = !there; o.Absent {
+		return o, nil
+	}
+	held, err := Holdings(ctx, b)
+	if err != nil {
+		return o, err
+	}
+	o.Shards = p.ShouldHaveShards
+	_, o.Held = of(held, s.number())
+	known, err := m.Addresses(ctx, s.Group)
+	if err != nil {
+		return o, err
+	}
+	for _, n := range all {
+		listed := false
+		for _, address := range known {
+			listed = listed || address == n.Host
+		}
+		if n.Group == s.number() && n.Role != "primary" && !listed {
+			o.Stale = append(o.Stale, n)
+		}
+	}
+	return o, nil
+}
+
+// Apply brings a group to what the spec says. What a run that was cut off has begun is
+// gone on with.
+func (m Manager) Apply(ctx context.Context, s Spec) error {
+	b, err := m.open(ctx, s.Group)
+	if err != nil {
+		return err
+	}
+	if err := m.joined(ctx, b, s); err != nil {
+		return err
+	}
+	o, err := m.look(ctx, b, s)
+	if err != nil {
+		return err
+	}
+	var plan engine.Plan
+	name := s.Group.Name()
+	if len(o.Stale) > 0 {
+		plan = plan.Then(engine.Step{ID: "citus.stale", Title: "remove rows of hosts that are no nodes of " + name + " from the metadata", Risk: engine.Safe, Do: func(ctx context.Context) error {
+			for _, n := range o.Stale {
+				if _, err := b.Rows(ctx, "citus.remove", "select citus_remove_node("+n.at()+")"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	begins := s.wantsShards() && !o.Shards
+	if o.Shards != s.wantsShards() {
+		plan = plan.Then(engine.Step{ID: "citus.property", Title: fmt.Sprintf("set shouldhaveshards of %s to %t", name, s.wantsShards()), Risk: engine.Safe, Do: func(ctx context.Context) error {
+			return setShards(ctx, b, s.number(), s.wantsShards())
+		}})
+	}
+	switch {
+	case s.Drain && o.Held > 0:
+		plan = plan.Then(engine.Step{ID: "citus.drain", Title: fmt.Sprintf("move %d shards off %s", o.Held, name), Risk: engine.Reload, Do: func(ctx context.Context) error {
+			ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+s.Group.Name())
+			if err != nil {
+				return err
+			}
+			defer done()
+			return m.drain(ctx, b, s)
+		}})
+	case s.OnJoin && s.wantsShards() && (o.Held == 0 || begins):
+		plan = plan.Then(engine.Step{ID: "citus.rebalance", Title: "move shards onto " + name, Risk: engine.Reload, Do: func(ctx context.Context) error {
+			return m.rebalance(ctx, b, s)
+		}})
+	}
+	return engine.Run(ctx, plan, m.Manager.Observe)
+}
+
+// joined waits until the group takes part: Patroni has registered its primary, and Citus
+// has brought the metadata to it.
+func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error {
+	err := wait.Until(ctx, m.Log, "the group "+s.Group.Name()+" to be in the formation's metadata", time.Second, func(ctx context.Context) (bool, string, error) {
+		all, err := Nodes(ctx, b)
+		if err != nil {
+			return false, "", err
+		}
+		p, there := primary(all, s.number())
+		switch {
+		case !there:
+			return false, "Patroni has not registered it yet", nil
+		case !p.Ready():
+			return false, fmt.Sprintf("%s is active: %t, has metadata: %t, synced: %t", p.Host, p.Active, p.Metadata, p.Synced), nil
+		}
+		return true, "", nil
+	})
+	if err != nil {
+		return problem.Fill(err, problem.Error{
+			Step: "wait for the group to join", Left: "the formation, as it is.",
+			Do: "make sure that a node of the group leads (patronictl list), and that the coordinator reaches it: its Patroni logs what it does with pg_dist_node.",
+		})
+	}
+	return nil
+}
+
+func setShards(ctx context.Context, b *patroni.Database, group int, on bool) error {
+	all, err := Nodes(ctx, b)
+	if err != nil {
+		return err
+	}
+	p, there := primary(all, group)
+	if !there {
+		return fmt.Errorf("group %d is not in the metadata", group)
+	}
+	_, err = b.Rows(ctx, "citus.property", fmt.Sprintf("select citus_set_node_property(%s, 'shouldhaveshards', %t)", p.at(), on))
+	return err
+}
+
+// rebalance moves shards to where the strategy wants them. One job at a time is all that
+// Citus does: one that is under way is followed, and then it is looked again.
+func (m Manager) rebalance(ctx context.Context, b *patroni.Database, s Spec) error {
+	ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "rebalancing for "+s.Group.Name())
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := rest(ctx, m.Log, b); err != nil {
+		return err
+	}
+	all, err := Holdings(ctx, b)
+	if err != nil {
+		return err
+	}
+	if err := s.Moving.movable(all); err != nil {
+		return err
+	}
+	return run(ctx, m.Log, b, s.Moving, false, "shards to be moved onto "+s.Group.Name())
+}
+
+// run begins a job and follows it, unless there is nothing to move.
+func run(ctx context.Context, log *slog.Logger, b *patroni.Database, mv Moving, drain bool, what string) error {
+	id, err := mv.begin(ctx, b, drain)
+	if err != nil || id == 0 {
+		return err
+	}
+	return follow(ctx, log, b, id, what)
+}
+
+// CannotMove is the step in which shards are refused that cannot be moved.
+const CannotMove = "make sure that the shards can be moved"
+
+// movable refuses to move what cannot be moved in the wanted way.
+func (m Moving) movable(held []Holding) error {
+	if m.Mode != "auto" {
+		return nil
+	}
+	var tables []string
+	for _, h := range held {
+		if !h.Movable {
+			tables = append(tables, h.Table)
+		}
+	}
+	if len(tables) == 0 {
+		return nil
+	}
+	slices.Sort(tables)
+	return &problem.Error{
+		Step: CannotMove, Cause: fmt.Errorf("%s: no primary key and no replica identity, so that shards cannot be moved while it is written to", strings.Join(slices.Compact(tables), ", ")),
+		Left: "all shards, where they are.",
+		Do:   "give each of these tables a primary key or a replica identity (alter table ... replica identity full), or say how to move them all the same: shard_transfer_mode = \"block_writes\", or \"force_logical\", with which updates and deletes of these tables fail meanwhile.",
+	}
+}
+
+// drain moves all shards off a group, and makes sure that none is left. Nobody else moves
+// any meanwhile.
+func (m Manager) drain(ctx context.Context, b *patroni.Database, s Spec) error {
+	if err := rest(ctx, m.Log, b); err != nil {
+		return err
+	}
+	for range 3 {
+		held, err := Holdings(ctx, b)
+		if err != nil {
+			return err
+		}
+		mine, shards := of(held, s.number())
+		if shards == 0 {
+			return nil
+		}
+		if err := s.Moving.movable(mine); err != nil {
+			return err
+		}
+		if err := run(ctx, m.Log, b, s.Moving, true, "shards to be moved off "+s.Group.Name()); err != nil {
+			return err
+		}
+	}
+	held, err := Holdings(ctx, b)
+	if err != nil {
+		return err
+	}
+	if mine, shards := of(held, s.number()); shards > 0 {
+		return &problem.Error{
+			Step: "move shards off " + s.Group.Name(), Cause: fmt.Errorf("%d shards are still there, of %s", shards, mine[0].Table),
+			Left: "the group, with these shards.", Do: "see what keeps Citus from moving them (select * from citus_rebalance_status()), then apply again.",
+		}
+	}
+	return nil
+}
+
+// errLast: there is no other group for the shards of the last one.
+var errLast = errors.New("no other group may have shards")
+
+// hasOthers reports whether another group can take the shards of one. It refuses the last
+// one, unless the whole formation is to go.
+func (m Manager) hasOthers(ctx context.Context, s Spec, all []Node, shards int64) (bool, error) {
+	if slices.ContainsFunc(all, func(n Node) bool { return n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards }) {
+		return true, nil
+	}
+	if protected, err := m.Protected(ctx, s.Group.Coordinator()); err != nil || !protected {
+		return false, err
+	}
+	return false, &problem.Error{
+		Step: CannotMove, Cause: fmt.Errorf("it holds %d shards, and %w", shards, errLast), Left: "the group, with its shards.",
+		Do: "add another group of workers first, or let an existing one have shards (should_have_shards). If the whole formation is to go with its data, set deletion_protection = false on its coordinator's pgha_patroni_cluster, and apply that.",
+	}
+}
+
+// Preview is what a drain has to move.
+type Preview struct {
+	Shards int64
+	Bytes  int64
+	Tables []Holding
+	Others []string // the groups that they go to
+}
+
+// String is the preview for people.
+func (p Preview) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d shards with %s are moved, in a background job of Citus's, while they are read and written:", p.Shards, size(p.Bytes))
+	for _, t := range p.Tables {
+		fmt.Fprintf(&b, "\n  %s: %d", t.Table, t.Shards)
+	}
+	fmt.Fprintf(&b, "\nThey go to %s.", strings.Join(p.Others, ", "))
+	return b.String()
+}
+
+func size(bytes int64) string {
+	if bytes < 10<<20 {
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	}
+	return fmt.Sprintf("%d MiB", bytes>>20)
+}
+
+// Preview looks at what a drain would move, and refuses what cannot be moved.
+func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
+	b, err := m.open(ctx, s.Group)
+	if err != nil {
+		return p, err
+	}
+	all, err := Nodes(ctx, b)
+	if err != nil {
+		return p, err
+	}
+	mine, there := primary(all, s.number())
+	if !there {
+		return p, nil
+	}
+	held, err := Holdings(ctx, b)
+	if err != nil {
+		return p, err
+	}
+	if p.Tables, p.Shards = of(held, s.number()); p.Shards == 0 {
+		return p, nil
+	}
+	if err := s.Moving.movable(p.Tables); err != nil {
+		return p, err
+	}
+	if others, err := m.hasOthers(ctx, s, all, p.Shards); err != nil || !others {
+		return Preview{}, err
+	}
+	for _, n := range all {
+		if n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards {
+			p.Others = append(p.Others, fmt.Sprintf("group %d (%s)", n.Group, n.Host))
+		}
+	}
+	bytes, err := patroni.List[struct {
+		Bytes int64 `json:"bytes"`
+	}](ctx, b, "citus.size", fmt.Sprintf("select coalesce(sum(shard_size), 0)::bigint as bytes from citus_shards where nodename = %s and nodeport = %d and citus_table_type <> 'reference'", patroni.Literal(mine.Host), mine.Port))
+	if err == nil && len(bytes) == 1 {
+		p.Bytes = bytes[0].Bytes
+	}
+	return p, err
+}
+
+// Leave drains a group that is to go. A refused or failed drain leaves it as it was. Of
+// several groups that go at once, one goes after the other.
+func (m Manager) Leave(ctx context.Context, s Spec) error {
+	b, err := m.open(ctx, s.Group)
+	if err != nil {
+		return err
+	}
+	ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+s.Group.Name())
+	if err != nil {
+		return err
+	}
+	defer done()
+	all, err := Nodes(ctx, b)
+	if err != nil {
+		return err
+	}
+	p, there := primary(all, s.number())
+	if !there {
+		return nil
+	}
+	held, err := Holdings(ctx, b)
+	if err != nil {
+		return err
+	}
+	mine, shards := of(held, s.number())
+	if shards > 0 {
+		if err := s.Moving.movable(mine); err != nil {
+			return err
+		}
+		if leaves, err := m.hasOthers(ctx, s, all, shards); err != nil || !leaves {
+			return err
+		}
+	}
+	plan := engine.Sequence(
+		engine.Step{ID: "citus.property", Title: "set shouldhaveshards of " + s.Group.Name() + " to false", Risk: engine.Safe, Do: func(ctx context.Context) error {
+			return setShards(ctx, b, s.number(), false)
+		}},
+		engine.Step{ID: "citus.drain", Title: fmt.Sprintf("move %d shards off %s", shards, s.Group.Name()), Risk: engine.Reload, Do: func(ctx context.Context) error {
+			err := m.drain(ctx, b, s)
+			if err == nil || ctx.Err() != nil || !p.ShouldHaveShards {
+				return err
+			}
+			if again := setShards(ctx, b, s.number(), true); again != nil {
+				m.Log.WarnContext(ctx, "the group could not be given back that it may have shards", "group", s.Group.Name(), "because", again.Error())
+			}
+			return err
+		}},
+	)
+	return engine.Run(ctx, plan, m.Manager.Observe)
+}

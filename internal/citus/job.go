@@ -1,0 +1,109 @@
+package citus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+// Job is a background job of Citus's that moves shards (pg_dist_background_job). It is
+// the server's own: it goes on when whoever has begun it is gone.
+type Job struct {
+	ID    int64  `json:"job_id"`
+	State string `json:"state"` // scheduled, running, finished, cancelling, cancelled, failing, failed
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+	// Said is what the tasks that failed said.
+	Said string `json:"said"`
+}
+
+const jobs = `select j.job_id, j.state::text,
+ (select count(*) from pg_dist_background_task t where t.job_id = j.job_id and t.status = 'done') as done,
+ (select count(*) from pg_dist_background_task t where t.job_id = j.job_id) as total,
+ coalesce((select string_agg(distinct t.message, '; ') from pg_dist_background_task t where t.job_id = j.job_id and t.status = 'error'), '') as said
+from pg_dist_background_job j where j.job_type = 'rebalance'`
+
+// Jobs are those that are not over.
+func Jobs(ctx context.Context, b *patroni.Database) ([]Job, error) {
+	return patroni.List[Job](ctx, b, "citus.jobs", jobs+" and j.state not in ('finished', 'cancelled', 'failed') order by j.job_id")
+}
+
+// Moving says how shards are moved.
+type Moving struct {
+	Strategy string // empty is Citus's default
+	Mode     string // auto, force_logical, block_writes
+}
+
+// begin starts to move shards: to where the strategy wants them, or with drain only off
+// those that are not to have any. It returns zero where there is nothing to move.
+func (m Moving) begin(ctx context.Context, b *patroni.Database, drain bool) (int64, error) {
+	strategy := "null"
+	if m.Strategy != "" {
+		strategy = patroni.Literal(m.Strategy)
+	}
+	ids, err := patroni.List[struct {
+		ID *int64 `json:"id"`
+	}](ctx, b, "citus.rebalance", fmt.Sprintf(`select citus_rebalance_start(rebalance_strategy := %s, drain_only := %t, shard_transfer_mode := %s) as id`, strategy, drain, patroni.Literal(m.Mode)))
+	if err != nil || len(ids) == 0 || ids[0].ID == nil {
+		return 0, err
+	}
+	return *ids[0].ID, nil
+}
+
+// follow waits for a job's end, and says how far it is. A lost connection and a failover
+// of the coordinator are waited out: the job goes on, or is begun again by Citus.
+func follow(ctx context.Context, log *slog.Logger, b *patroni.Database, id int64, what string) error {
+	var last Job
+	failed := 0
+	err := wait.Until(ctx, log, what, time.Second, func(ctx context.Context) (bool, string, error) {
+		list, err := patroni.List[Job](ctx, b, "citus.jobs", jobs+fmt.Sprintf(" and j.job_id = %d", id))
+		if err != nil {
+			if failed++; failed > 60 {
+				return false, "", wait.Never(err)
+			}
+			return false, "", err
+		}
+		failed = 0
+		if len(list) == 0 {
+			return false, "", wait.Never(&problem.Error{Cause: fmt.Errorf("the coordinator knows no job %d any more", id), Do: "apply again: what is left to move is moved then."})
+		}
+		last = list[0]
+		switch last.State {
+		case "finished":
+			return true, "", nil
+		case "failed", "cancelled":
+			return false, "", wait.Never(&problem.Error{
+				Cause: fmt.Errorf("the job %d of Citus is %s after %d of %d moves: %s", id, last.State, last.Done, last.Total, strings.TrimSpace(last.Said)),
+				Left:  "all data: a shard that was not moved is where it was.", Do: "see to what it says, then apply again: it goes on with what is left.",
+			})
+		}
+		return false, fmt.Sprintf("%d of %d moves are done (job %d)", last.Done, last.Total, id), nil
+	})
+	if err == nil {
+		log.InfoContext(ctx, "shards were moved", "job", id, "moves", last.Total)
+	}
+	return err
+}
+
+// rest waits for jobs that somebody has begun before, this provider in a run that was cut
+// off, for example. How they end does not matter here.
+func rest(ctx context.Context, log *slog.Logger, b *patroni.Database) error {
+	list, err := Jobs(ctx, b)
+	if err != nil {
+		return err
+	}
+	for _, j := range list {
+		var over *problem.Error
+		if err := follow(ctx, log, b, j.ID, fmt.Sprintf("the job %d of Citus to end, which is under way", j.ID)); err != nil && !errors.As(err, &over) {
+			return err
+		}
+	}
+	return nil
+}
