@@ -92,6 +92,7 @@ resource "pgha_citus_worker_group" "worker" {
   for_each = setsubtract(keys(pgha_patroni_cluster.group), ["0"])
   cluster  = pgha_patroni_cluster.group[each.key].membership
   nodes    = [for n in pgha_patroni_node.db : n.id if startswith(n.id, "shop/${each.key}/")]
+  coordinator_nodes = [for n in pgha_patroni_node.db : n.id if startswith(n.id, "shop/0/")]
   %s
 }
 output "ca" { value = pgha_patroni_cluster.group["0"].ca_certificate }

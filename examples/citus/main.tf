@@ -79,10 +79,11 @@ resource "pgha_patroni_node" "db" {
 }
 
 resource "pgha_citus_worker_group" "worker" {
-  for_each  = { for group, hosts in var.groups : group => hosts if group != "0" }
-  cluster   = pgha_patroni_cluster.group[each.key].membership
-  nodes     = [for name in sort(keys(each.value)) : pgha_patroni_node.db[name].id]
-  rebalance = "on_join"
+  for_each          = { for group, hosts in var.groups : group => hosts if group != "0" }
+  cluster           = pgha_patroni_cluster.group[each.key].membership
+  nodes             = [for name in sort(keys(each.value)) : pgha_patroni_node.db[name].id]
+  coordinator_nodes = [for name in sort(keys(var.groups["0"])) : pgha_patroni_node.db[name].id]
+  rebalance         = "on_join"
 }
 
 output "coordinator" {

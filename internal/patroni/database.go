@@ -87,6 +87,9 @@ func (b *Database) primary(ctx context.Context) (Node, error) {
 		if err != nil {
 			return false, "", err
 		}
+		if len(k.Nodes) == 0 {
+			return false, "", wait.Never(errors.New("it has no nodes any more"))
+		}
 		if n, err = k.noted(b.cluster, k.Leader); err != nil || k.Leader == "" {
 			return false, "nobody leads", nil
 		}

@@ -53,7 +53,7 @@ func TestCitusGroup(t *testing.T) {
 			t.Errorf("its id is %v", id)
 		}
 		workers := s.resource("pgha_citus_worker_group")
-		_, _, diags = workers.plan(object{"cluster": s.cluster.get("membership"), "nodes": []any{"main/0/pg1"}})
+		_, _, diags = workers.plan(object{"cluster": s.cluster.get("membership"), "nodes": []any{"main/0/pg1"}, "coordinator_nodes": []any{"main/0/pg1"}})
 		if got := errorsIn(diags); !strings.HasPrefix(got, "cluster: Not a group of workers") {
 			t.Errorf("the error is %q", got)
 		}

@@ -46,6 +46,7 @@ type model struct {
 	ID               types.String   `tfsdk:"id"`
 	Cluster          types.Object   `tfsdk:"cluster"`
 	Nodes            types.List     `tfsdk:"nodes"`
+	CoordinatorNodes types.List     `tfsdk:"coordinator_nodes"`
 	ShouldHaveShards types.Bool     `tfsdk:"should_have_shards"`
 	Drain            types.Bool     `tfsdk:"drain"`
 	Rebalance        types.String   `tfsdk:"rebalance"`
@@ -72,6 +73,11 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 			"nodes": schema.ListAttribute{
 				Required: true, ElementType: types.StringType,
 				MarkdownDescription: "The ids of the group's `pgha_patroni_node` resources: it is created after they are, and they are destroyed after it was drained.",
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+			},
+			"coordinator_nodes": schema.ListAttribute{
+				Required: true, ElementType: types.StringType,
+				MarkdownDescription: "The ids of the coordinator's `pgha_patroni_node` resources, which it needs to be created and to be drained: they are destroyed after it.",
 				Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
 			},
 			"should_have_shards": schema.BoolAttribute{

@@ -2,12 +2,15 @@ package citusgroup
 
 import (
 	"context"
+	"maps"
 	"slices"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
 )
@@ -42,15 +45,25 @@ func (r *groupResource) ImportState(ctx context.Context, req resource.ImportStat
 		return
 	}
 	m.ID, m.Cluster = types.StringValue(c.Name()), connattr.MembershipObject(ctx, c, types.StringValue(c.UID), access, diags)
-	nodes := []string{}
-	for name := range k.Nodes {
-		nodes = append(nodes, c.Name()+"/"+name)
+	m.Nodes = ids(ctx, c, slices.Sorted(maps.Keys(k.Nodes)), diags)
+	coordinators, err := r.S.Patroni("pgha_citus_worker_group "+c.Name()).Addresses(ctx, c.Coordinator())
+	if err != nil {
+		r.S.Fail(diags, "Unable to import Citus worker group "+req.ID, err)
+		return
 	}
-	slices.Sort(nodes)
-	list, d := types.ListValueFrom(ctx, types.StringType, nodes)
-	diags.Append(d...)
-	m.Nodes = list
+	m.CoordinatorNodes = ids(ctx, c.Coordinator(), slices.Sorted(maps.Keys(coordinators)), diags)
 	m.ShouldHaveShards, m.Drain, m.Rebalance, m.Mode = types.BoolValue(true), types.BoolValue(false), types.StringValue("manual"), types.StringValue("auto")
 	m.Drift = base.NoDrift()
 	diags.Append(resp.State.Set(ctx, &m)...)
+}
+
+// ids are those of a cluster's nodes.
+func ids(ctx context.Context, c patroni.Cluster, names []string, diags *diag.Diagnostics) types.List {
+	list := []string{}
+	for _, name := range names {
+		list = append(list, c.Name()+"/"+name)
+	}
+	v, d := types.ListValueFrom(ctx, types.StringType, list)
+	diags.Append(d...)
+	return v
 }
