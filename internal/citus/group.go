@@ -81,7 +81,7 @@ func (m Manager) look(ctx context.Context, b *patroni.Database, s Spec) (o Obser
 		for _, address := range known {
 			listed = listed || address == n.Host
 		}
-		if n.Group == s.number() && n.Role != "primary" && !listed {
+		if n.Group == s.number() && n.Role != "primary" && !n.Clone && !listed {
 			o.Stale = append(o.Stale, n)
 		}
 	}
@@ -102,45 +102,73 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 	if err != nil {
 		return err
 	}
+	begun, err := m.Noted(ctx, s.Group, rebalancing)
+	if err != nil {
+		return err
+	}
+	if s.Drain && o.Held > 0 {
+		// Before anything is changed: what cannot be drained stays as it is.
+		if err := m.canLeave(ctx, b, s, true); err != nil {
+			return err
+		}
+	}
 	var plan engine.Plan
 	name := s.Group.Name()
+	step := func(id, title string, risk engine.Risk, do func(context.Context) error) {
+		plan = plan.Then(engine.Step{ID: id, Title: title, Risk: risk, Do: do})
+	}
 	if len(o.Stale) > 0 {
-		plan = plan.Then(engine.Step{ID: "citus.stale", Title: "remove rows of hosts that are no nodes of " + name + " from the metadata", Risk: engine.Safe, Do: func(ctx context.Context) error {
+		step("citus.stale", "remove rows of hosts that are no nodes of "+name+" from the metadata", engine.Safe, func(ctx context.Context) error {
 			for _, n := range o.Stale {
 				if _, err := b.Rows(ctx, "citus.remove", "select citus_remove_node("+n.at()+")"); err != nil {
 					return err
 				}
 			}
 			return nil
-		}})
+		})
 	}
-	begins := s.wantsShards() && !o.Shards
+	joins := s.OnJoin && s.wantsShards() && (begun || o.Held == 0 || !o.Shards)
+	if joins && !begun {
+		step("citus.note", "note that shards are to be moved onto "+name, engine.Safe, func(ctx context.Context) error {
+			return m.Note(ctx, s.Group, rebalancing, "begun")
+		})
+	}
 	if o.Shards != s.wantsShards() {
-		plan = plan.Then(engine.Step{ID: "citus.property", Title: fmt.Sprintf("set shouldhaveshards of %s to %t", name, s.wantsShards()), Risk: engine.Safe, Do: func(ctx context.Context) error {
+		step("citus.property", fmt.Sprintf("set shouldhaveshards of %s to %t", name, s.wantsShards()), engine.Safe, func(ctx context.Context) error {
 			return setShards(ctx, b, s.number(), s.wantsShards())
-		}})
+		})
 	}
 	switch {
 	case s.Drain && o.Held > 0:
-		plan = plan.Then(engine.Step{ID: "citus.drain", Title: fmt.Sprintf("move %d shards off %s", o.Held, name), Risk: engine.Reload, Do: func(ctx context.Context) error {
-			ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+s.Group.Name())
+		step("citus.drain", fmt.Sprintf("move %d shards off %s", o.Held, name), engine.Reload, func(ctx context.Context) error {
+			ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+name)
 			if err != nil {
 				return err
 			}
 			defer done()
 			return m.drain(ctx, b, s)
-		}})
-	case s.OnJoin && s.wantsShards() && (o.Held == 0 || begins):
-		plan = plan.Then(engine.Step{ID: "citus.rebalance", Title: "move shards onto " + name, Risk: engine.Reload, Do: func(ctx context.Context) error {
+		})
+	case joins:
+		step("citus.rebalance", "move shards onto "+name, engine.Reload, func(ctx context.Context) error {
 			return m.rebalance(ctx, b, s)
-		}})
+		})
+	}
+	if begun || joins {
+		step("citus.note.done", "forget that shards are to be moved onto "+name, engine.Safe, func(ctx context.Context) error {
+			return m.Note(ctx, s.Group, rebalancing, "")
+		})
 	}
 	return engine.Run(ctx, plan, m.Manager.Observe)
 }
 
+// rebalancing is the note that shards are to be moved onto a group: whoever is cut off
+// after the first of them has come leaves the rest to the next run.
+const rebalancing = "rebalance"
+
 // joined waits until the group takes part: Patroni has registered its primary, and Citus
 // has brought the metadata to it.
 func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error {
+	begin := time.Now()
 	err := wait.Until(ctx, m.Log, "the group "+s.Group.Name()+" to be in the formation's metadata", time.Second, func(ctx context.Context) (bool, string, error) {
 		all, err := Nodes(ctx, b)
 		if err != nil {
@@ -148,6 +176,10 @@ func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error 
 		}
 		p, there := primary(all, s.number())
 		switch {
+		case !there && time.Since(begin) > patience:
+			// Patroni goes by what it has read of the metadata, and does not see that a
+			// group has gone that comes back with the same primary.
+			return false, "Patroni has not registered it", m.register(ctx, b, s)
 		case !there:
 			return false, "Patroni has not registered it yet", nil
 		case !p.Ready():
@@ -162,6 +194,19 @@ func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error 
 		})
 	}
 	return nil
+}
+
+// patience is how long Patroni takes to register a group: two of its loops, by default.
+const patience = 45 * time.Second
+
+// register does what Patroni does with a group that has a leader.
+func (m Manager) register(ctx context.Context, b *patroni.Database, s Spec) error {
+	leader, err := m.LeaderAddress(ctx, s.Group)
+	if err != nil || leader == "" {
+		return err
+	}
+	_, err = b.Rows(ctx, "citus.add", fmt.Sprintf("select citus_add_node(%s, %d, %d, 'primary', 'default')", patroni.Literal(leader), s.Group.PostgresPort, s.number()))
+	return err
 }
 
 func setShards(ctx context.Context, b *patroni.Database, group int, on bool) error {
@@ -186,13 +231,6 @@ func (m Manager) rebalance(ctx context.Context, b *patroni.Database, s Spec) err
 	}
 	defer done()
 	if err := rest(ctx, m.Log, b); err != nil {
-		return err
-	}
-	all, err := Holdings(ctx, b)
-	if err != nil {
-		return err
-	}
-	if err := s.Moving.movable(all); err != nil {
 		return err
 	}
 	return run(ctx, m.Log, b, s.Moving, false, "shards to be moved onto "+s.Group.Name())
@@ -270,20 +308,44 @@ func (m Manager) drain(ctx context.Context, b *patroni.Database, s Spec) error {
 // errLast: there is no other group for the shards of the last one.
 var errLast = errors.New("no other group may have shards")
 
-// hasOthers reports whether another group can take the shards of one. It refuses the last
-// one, unless the whole formation is to go.
-func (m Manager) hasOthers(ctx context.Context, s Spec, all []Node, shards int64) (bool, error) {
+// canLeave refuses to move shards off a group that cannot be moved, or for which there is
+// no other group. Stays: the group is not to go afterwards.
+func (m Manager) canLeave(ctx context.Context, b *patroni.Database, s Spec, stays bool) error {
+	all, err := Nodes(ctx, b)
+	if err != nil {
+		return err
+	}
+	held, err := Holdings(ctx, b)
+	if err != nil {
+		return err
+	}
+	mine, shards := of(held, s.number())
+	if shards == 0 {
+		return nil
+	}
+	if err := s.Moving.movable(mine); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(all, func(n Node) bool { return n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards }) {
-		return true, nil
+		return nil
 	}
-	if protected, err := m.Protected(ctx, s.Group.Coordinator()); err != nil || !protected {
-		return false, err
+	if !stays {
+		protected, err := m.Protected(ctx, s.Group.Coordinator())
+		if err != nil {
+			return err
+		}
+		if !protected {
+			return errWhole
+		}
 	}
-	return false, &problem.Error{
+	return &problem.Error{
 		Step: CannotMove, Cause: fmt.Errorf("it holds %d shards, and %w", shards, errLast), Left: "the group, with its shards.",
 		Do: "add another group of workers first, or let an existing one have shards (should_have_shards). If the whole formation is to go with its data, set deletion_protection = false on its coordinator's pgha_patroni_cluster, and apply that.",
 	}
 }
+
+// errWhole: there is no other group, and the whole formation may go.
+var errWhole = errors.New("the whole formation is to go")
 
 // Preview is what a drain has to move.
 type Preview struct {
@@ -332,10 +394,9 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 	if p.Tables, p.Shards = of(held, s.number()); p.Shards == 0 {
 		return p, nil
 	}
-	if err := s.Moving.movable(p.Tables); err != nil {
-		return p, err
-	}
-	if others, err := m.hasOthers(ctx, s, all, p.Shards); err != nil || !others {
+	if err := m.canLeave(ctx, b, s, s.Drain); errors.Is(err, errWhole) {
+		return Preview{}, nil
+	} else if err != nil {
 		return Preview{}, err
 	}
 	for _, n := range all {
@@ -356,15 +417,19 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 // several groups that go at once, one goes after the other.
 func (m Manager) Leave(ctx context.Context, s Spec) error {
 	b, err := m.open(ctx, s.Group)
+	if errors.Is(err, patroni.ErrNoCluster) {
+		return nil // nothing is left of the formation
+	}
 	if err != nil {
 		return err
 	}
-	ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+s.Group.Name())
-	if err != nil {
-		return err
-	}
-	defer done()
 	all, err := Nodes(ctx, b)
+	if errors.Is(err, patroni.ErrNoPrimary) {
+		if protected, perr := m.Protected(ctx, s.Group.Coordinator()); perr == nil && !protected {
+			m.Log.WarnContext(ctx, "the group is not drained: its coordinator has no primary, and the formation is not protected from deletion", "group", s.Group.Name())
+			return nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -372,30 +437,37 @@ func (m Manager) Leave(ctx context.Context, s Spec) error {
 	if !there {
 		return nil
 	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
+	if err := m.canLeave(ctx, b, s, false); err != nil && !errors.Is(err, errWhole) {
 		return err
 	}
-	mine, shards := of(held, s.number())
-	if shards > 0 {
-		if err := s.Moving.movable(mine); err != nil {
-			return err
+	back := func() {
+		if !p.ShouldHaveShards {
+			return
 		}
-		if leaves, err := m.hasOthers(ctx, s, all, shards); err != nil || !leaves {
-			return err
+		if err := setShards(ctx, b, s.number(), true); err != nil {
+			m.Log.WarnContext(ctx, "the group could not be given back that it may have shards", "group", s.Group.Name(), "because", err.Error())
 		}
 	}
 	plan := engine.Sequence(
+		// Of several groups that go at once, none gets the shards of another.
 		engine.Step{ID: "citus.property", Title: "set shouldhaveshards of " + s.Group.Name() + " to false", Risk: engine.Safe, Do: func(ctx context.Context) error {
 			return setShards(ctx, b, s.number(), false)
 		}},
-		engine.Step{ID: "citus.drain", Title: fmt.Sprintf("move %d shards off %s", shards, s.Group.Name()), Risk: engine.Reload, Do: func(ctx context.Context) error {
-			err := m.drain(ctx, b, s)
-			if err == nil || ctx.Err() != nil || !p.ShouldHaveShards {
+		engine.Step{ID: "citus.drain", Title: "move all shards off " + s.Group.Name(), Risk: engine.Reload, Do: func(ctx context.Context) error {
+			ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+s.Group.Name())
+			if err != nil {
 				return err
 			}
-			if again := setShards(ctx, b, s.number(), true); again != nil {
-				m.Log.WarnContext(ctx, "the group could not be given back that it may have shards", "group", s.Group.Name(), "because", again.Error())
+			defer done()
+			if err = m.canLeave(ctx, b, s, false); err == nil {
+				err = m.drain(ctx, b, s)
+			}
+			if errors.Is(err, errWhole) {
+				m.Log.WarnContext(ctx, "the group goes with its shards: no other one may have any, and the formation is not protected from deletion", "group", s.Group.Name())
+				return nil
+			}
+			if err != nil && ctx.Err() == nil {
+				back()
 			}
 			return err
 		}},

@@ -20,14 +20,14 @@ type Job struct {
 	State string `json:"state"` // scheduled, running, finished, cancelling, cancelled, failing, failed
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"`
-	// Said is what the tasks that failed said.
+	// Said is what the tasks said that failed, or that are tried again.
 	Said string `json:"said"`
 }
 
 const jobs = `select j.job_id, j.state::text,
  (select count(*) from pg_dist_background_task t where t.job_id = j.job_id and t.status = 'done') as done,
  (select count(*) from pg_dist_background_task t where t.job_id = j.job_id) as total,
- coalesce((select string_agg(distinct t.message, '; ') from pg_dist_background_task t where t.job_id = j.job_id and t.status = 'error'), '') as said
+ coalesce((select string_agg(distinct t.message, '; ') from pg_dist_background_task t where t.job_id = j.job_id and t.status <> 'done' and t.message <> ''), '') as said
 from pg_dist_background_job j where j.job_type = 'rebalance'`
 
 // Jobs are those that are not over.
@@ -57,6 +57,9 @@ func (m Moving) begin(ctx context.Context, b *patroni.Database, drain bool) (int
 	return *ids[0].ID, nil
 }
 
+// errEnded: a job is over, and has not done all that it was to do.
+var errEnded = errors.New("not all shards were moved")
+
 // follow waits for a job's end, and says how far it is. A lost connection and a failover
 // of the coordinator are waited out: the job goes on, or is begun again by Citus.
 func follow(ctx context.Context, log *slog.Logger, b *patroni.Database, id int64, what string) error {
@@ -72,7 +75,7 @@ func follow(ctx context.Context, log *slog.Logger, b *patroni.Database, id int64
 		}
 		failed = 0
 		if len(list) == 0 {
-			return false, "", wait.Never(&problem.Error{Cause: fmt.Errorf("the coordinator knows no job %d any more", id), Do: "apply again: what is left to move is moved then."})
+			return false, "", wait.Never(&problem.Error{Cause: fmt.Errorf("%w: the coordinator knows nothing of job %d", errEnded, id), Do: "apply again: what is left to move is moved then."})
 		}
 		last = list[0]
 		switch last.State {
@@ -80,11 +83,15 @@ func follow(ctx context.Context, log *slog.Logger, b *patroni.Database, id int64
 			return true, "", nil
 		case "failed", "cancelled":
 			return false, "", wait.Never(&problem.Error{
-				Cause: fmt.Errorf("the job %d of Citus is %s after %d of %d moves: %s", id, last.State, last.Done, last.Total, strings.TrimSpace(last.Said)),
+				Cause: fmt.Errorf("%w: job %d of Citus is %s after %d of %d moves: %s", errEnded, id, last.State, last.Done, last.Total, strings.TrimSpace(last.Said)),
 				Left:  "all data: a shard that was not moved is where it was.", Do: "see to what it says, then apply again: it goes on with what is left.",
 			})
 		}
-		return false, fmt.Sprintf("%d of %d moves are done (job %d)", last.Done, last.Total, id), nil
+		said := ""
+		if last.Said != "" {
+			said = "; it says " + last.Said
+		}
+		return false, fmt.Sprintf("%d of %d moves are done (job %d)%s", last.Done, last.Total, id, said), nil
 	})
 	if err == nil {
 		log.InfoContext(ctx, "shards were moved", "job", id, "moves", last.Total)
@@ -100,8 +107,7 @@ func rest(ctx context.Context, log *slog.Logger, b *patroni.Database) error {
 		return err
 	}
 	for _, j := range list {
-		var over *problem.Error
-		if err := follow(ctx, log, b, j.ID, fmt.Sprintf("the job %d of Citus to end, which is under way", j.ID)); err != nil && !errors.As(err, &over) {
+		if err := follow(ctx, log, b, j.ID, fmt.Sprintf("the job %d of Citus to end, which is under way", j.ID)); err != nil && !errors.Is(err, errEnded) {
 			return err
 		}
 	}

@@ -21,13 +21,15 @@ type Node struct {
 	Metadata         bool   `json:"hasmetadata"`
 	Synced           bool   `json:"metadatasynced"`
 	ShouldHaveShards bool   `json:"shouldhaveshards"`
+	Clone            bool   `json:"clone"` // of another node, made by somebody (Citus 13.2 and later)
 }
 
 // Ready reports whether a group's primary takes part in queries.
 func (n Node) Ready() bool { return n.Active && n.Metadata && n.Synced }
 
-const nodes = `select nodeid, groupid, nodename, nodeport, noderole::text, isactive, hasmetadata, metadatasynced, shouldhaveshards
-from pg_dist_node order by groupid, noderole, nodename`
+const nodes = `select nodeid, groupid, nodename, nodeport, noderole::text, isactive, hasmetadata, metadatasynced, shouldhaveshards,
+ coalesce((to_jsonb(n)->>'nodeisclone')::boolean, false) as clone
+from pg_dist_node n order by groupid, noderole, nodename`
 
 // Nodes are all rows of the metadata.
 func Nodes(ctx context.Context, b *patroni.Database) ([]Node, error) {
@@ -46,7 +48,7 @@ type Holding struct {
 }
 
 const holdings = `select p.groupid, s.logicalrelid::text as table_name, count(*) as shards,
- bool_or(c.relreplident in ('f', 'i') or c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)) as movable
+ bool_or(c.relkind = 'p' or c.relreplident in ('f', 'i') or c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)) as movable
 from pg_dist_placement p join pg_dist_shard s using (shardid) join pg_dist_partition t using (logicalrelid) join pg_class c on c.oid = s.logicalrelid
 where t.repmodel <> 't' group by 1, 2 order by 1, 2`
 

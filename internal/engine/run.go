@@ -67,6 +67,13 @@ func because(ctx context.Context, err error) error {
 	if cause == nil || cause == ctx.Err() {
 		return err
 	}
+	if parts := problem.Parts(err); len(parts) > 1 {
+		var errs []error
+		for _, e := range parts {
+			errs = append(errs, because(ctx, e))
+		}
+		return errors.Join(errs...)
+	}
 	var p, of *problem.Error
 	lost := errors.As(cause, &of)
 	switch {

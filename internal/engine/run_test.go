@@ -169,6 +169,7 @@ func TestRunSaysWhatEndedIt(t *testing.T) {
 		"that a step was ended": {lost, &problem.Error{Host: "pg1", Cause: fmt.Errorf("canceled: %w", context.Canceled), Log: []string{"x"}, Left: "all", Do: "read the log"},
 			problem.Error{Host: "pg1", Step: "wait", Cause: lost.Cause, Left: "all", Do: GoOn}},
 		"that another host's was": {lost, &problem.Error{Host: "pg2", Cause: context.Canceled}, problem.Error{Host: "pg2", Step: "wait", Cause: lost}},
+		"of two, one was ended":   {lost, errors.Join(&problem.Error{Host: "pg1", Cause: errors.New("still running"), Do: "stop it"}, context.Canceled), problem.Error{Host: "pg1", Step: "wait", Cause: errors.New("still running")}},
 		"a timeout":               {errors.New("the create timeout has passed"), context.DeadlineExceeded, problem.Error{Step: "wait", Cause: errors.New("the create timeout has passed")}},
 		"the user":                {nil, context.Canceled, problem.Error{Step: "wait", Cause: context.Canceled}},
 	} {

@@ -49,6 +49,12 @@ func (f *formation) model() {
 		return n
 	}
 	f.Handle("postgres.citus.prepared", false, func(o *fakehost.Op) error { o.Printf("0\n"); return nil })
+	f.Handle("postgres.citus.property", true, func(o *fakehost.Op) error {
+		f.events = append(f.events, fmt.Sprintf("shards %t on %d", strings.Contains(string(o.Cmd.Stdin), "true"), group(o)))
+		return nil
+	})
+	f.Handle("postgres.citus.shouldhave", false, func(o *fakehost.Op) error { o.Printf("1\n"); return nil })
+	f.Handle("postgres.citus.busy", false, func(o *fakehost.Op) error { o.Printf("0\n"); return nil })
 	f.Handle("postgres.citus.placements", false, func(o *fakehost.Op) error {
 		o.Printf("%d|orders\n", f.shards[group(o)])
 		return nil
@@ -237,14 +243,15 @@ func TestFormationLeaves(t *testing.T) {
 		f.Do(func() { f.shards[2], f.rows[1], f.rows[2] = 7, true, true })
 		err := f.leave(patient(t), f.Start("refused"), 2)
 		wantError(t, err, "is the last node of the group main/2, which holds 7 shards of orders")
-		if len(f.events) > 0 {
+		if fmt.Sprint(f.events) != "[shards false on 2 shards true on 2]" {
 			t.Errorf("the coordinator was told %v", f.events)
 		}
+		f.events = nil
 		f.Do(func() { f.shards[2] = 0 })
 		if err := f.leave(patient(t), f.Start("leaves"), 2); err != nil {
 			t.Fatal(err)
 		}
-		if fmt.Sprint(f.events) != "[removed 2]" || f.rows[2] {
+		if fmt.Sprint(f.events) != "[shards false on 2 removed 2]" || f.rows[2] {
 			t.Errorf("the coordinator was told %v; the rows are %v", f.events, f.rows)
 		}
 		if keys := append(f.Keys("/service/main/2/"), f.Keys("/pgha/patroni/service/main/2/")...); len(keys) > 0 {
@@ -265,6 +272,36 @@ func TestFormationLeaves(t *testing.T) {
 				if strings.Contains(path, "patroni") {
 					t.Errorf("left on %s: %s", m.Name, path)
 				}
+			}
+		}
+	})
+}
+
+// A group whose nodes were destroyed and their data kept comes back with it, and not
+// paused.
+func TestFormationComesBack(t *testing.T) {
+	t.Parallel()
+	formed(t, 1, func(t *testing.T, f *formation) {
+		if err := f.apply(patient(t), f.Start("first"), 0, 1); err != nil {
+			t.Fatal(err)
+		}
+		f.check(0, 1)
+		before := f.SystemIDs()
+		p := f.Start("leaves")
+		if err := p.Each(f.of(1), func(m *fakehost.Machine) error { return p.PatroniManager().DestroyNode(patient(t), f.node(m), false) }); err != nil {
+			t.Fatal(err)
+		}
+		if config := f.Value("/service/main/1/config"); strings.Contains(config, "pause") {
+			t.Errorf("it stays paused: %s", config)
+		}
+		f.Sleep(time.Minute)
+		if err := f.apply(patient(t), f.Start("back"), 0, 1); err != nil {
+			t.Fatal(err)
+		}
+		f.check(0, 1)
+		for _, m := range f.of(1) {
+			if now := f.SystemIDs()[m.Name]; now != before[m.Name] {
+				t.Errorf("%s has the database %s, and had %s", m.Name, now, before[m.Name])
 			}
 		}
 	})
@@ -332,6 +369,12 @@ func TestFormationRefuses(t *testing.T) {
 		other := f.spec(1)
 		other.Cluster.Citus.Database = "other"
 		refused("database", other, "citus.database of group 1 is other, and that of group 0 is shop")
+		other = f.spec(1)
+		other.Cluster.Namespace = "/other/"
+		refused("namespace", other, `has a cluster "main" already, in another namespace (/service/main/0/)`)
+		other = f.spec(1)
+		other.Cluster.APIPort = 8009
+		refused("ports", other, "the ports (postgresql_port, rest_api_port) of group 1")
 		other = f.spec(1)
 		other.Cluster.Users.Replication = "somebody"
 		refused("users", other, "the accounts (credentials) of group 1")

@@ -119,6 +119,8 @@ func (c Cluster) fits(others map[int]Group) error {
 		switch {
 		case other.Citus.Database != c.Citus.Database:
 			return refuse("citus.database", other.Citus.Database, c.Citus.Database)
+		case other.PostgresPort != c.PostgresPort || other.APIPort != c.APIPort:
+			return refuse("the ports (postgresql_port, rest_api_port)", [2]int{other.PostgresPort, other.APIPort}, [2]int{c.PostgresPort, c.APIPort})
 		case other.Users != c.Users:
 			return refuse("the accounts (credentials)", other.Users, c.Users)
 		}

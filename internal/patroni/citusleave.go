@@ -1,15 +1,19 @@
 package patroni
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
 
 // The last node of a group of workers takes the group out of the formation's metadata
@@ -26,23 +30,28 @@ func (c Cluster) Coordinator() Cluster {
 	return c
 }
 
-// leavesFormation reports whether a node is the last one of a group of workers.
+// leavesFormation reports whether a node is the last one of a group of workers: no other
+// member runs. One that is noted and does not run is no other, unless the group is
+// protected: then nobody stops the last one that runs (handOver).
 func (k Known) leavesFormation(n Node) bool {
-	if n.Cluster.Citus == nil || n.Cluster.Citus.Group == 0 {
+	if !n.works() {
 		return false
-	}
-	for name := range k.Nodes {
-		if name != n.Name {
-			return false
-		}
 	}
 	for name := range k.Members {
 		if name != n.Name {
 			return false
 		}
 	}
+	for name := range k.Nodes {
+		if name != n.Name && k.Record != nil && k.Record.DeletionProtection {
+			return false
+		}
+	}
 	return true
 }
+
+// works reports whether it is a node of a group of workers.
+func (n Node) works() bool { return n.Cluster.Citus != nil && n.Cluster.Citus.Group > 0 }
 
 // leaveFormation are the steps that take a group out, nothing if there is no coordinator
 // that could be told.
@@ -59,7 +68,8 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 	// its way out as a whole, its coordinator before this group.
 	told := func(ask func(context.Context) error) func(context.Context) error {
 		return func(ctx context.Context) error {
-			bounded, cancel := context.WithTimeout(ctx, 2*time.Minute)
+			_, loop := known.Timing()
+			bounded, cancel := context.WithTimeout(ctx, 2*time.Minute+10*time.Duration(loop)*time.Second)
 			defer cancel()
 			err := ask(bounded)
 			var refused *problem.Error
@@ -75,12 +85,18 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 			return do.empty(ctx, n, b, protected)
 		})),
 		do.step(n, "citus.pause", "pause the group, so that its Patroni can end while PostgreSQL goes on", engine.Reload, func(ctx context.Context) error {
-			if st, err := do.status(ctx, n); err != nil || !st.Leads() {
-				return nil //nolint:nilerr // it does not run, or leads nothing: there is nothing to tell
+			if tells, err := do.wouldTell(ctx, n); err != nil || !tells {
+				return err
 			}
 			return do.beginPause(ctx, n)
 		}),
 		do.step(n, "citus.stop", "stop and disable Patroni; PostgreSQL goes on", engine.Restart, func(ctx context.Context) error {
+			if tells, err := do.wouldTell(ctx, n); err != nil || tells {
+				return cmp.Or(err, error(&problem.Error{
+					Cause: fmt.Errorf("the group %s is not paused any more: its Patroni would have the coordinator wait for another primary", n.Cluster.Name()),
+					Left:  "the node, running.", Do: "apply again.",
+				}))
+			}
 			h := do.host(n)
 			if err := remote.DisableUnit(ctx, h, Unit); err != nil {
 				return err
@@ -93,12 +109,65 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 					return err
 				}
 			}
-			return do.KV.DeletePrefix(ctx, n.Cluster.membersPrefix())
+			if err := do.KV.DeletePrefix(ctx, n.Cluster.membersPrefix()); err != nil {
+				return err
+			}
+			return do.forgetPause(ctx, n.Cluster)
 		}),
 		do.step(n, "citus.remove", "remove the group from the coordinator's metadata", engine.Destructive, told(func(ctx context.Context) error {
 			return do.unregister(ctx, n, b, known)
 		})),
 	), nil
+}
+
+// wouldTell reports whether a node's Patroni would tell the coordinator that the primary
+// is about to move, if it were stopped now: it leads, and is not paused. One that runs has
+// to answer.
+func (d *Doer) wouldTell(ctx context.Context, n Node) (bool, error) {
+	var tells bool
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := wait.Until(bounded, d.Log, "Patroni on "+n.Name+" to say whether it leads", time.Second, func(ctx context.Context) (bool, string, error) {
+		var p remote.Probe
+		f, err := p.Unit(Unit).Run(ctx, d.host(n))
+		if err != nil {
+			return false, "", err
+		}
+		if u := f.Unit(Unit); !u.Running() && u.Active != "activating" {
+			tells = false
+			return true, "", nil
+		}
+		st, err := d.status(ctx, n)
+		if err != nil {
+			return false, "", err
+		}
+		kv, led, err := d.KV.Get(ctx, n.Cluster.leaderKey())
+		if err != nil || led && kv.Value == n.Name && !st.Leads() {
+			return false, "it is being promoted", err
+		}
+		tells = st.Leads() && !st.Pause
+		return true, "", nil
+	})
+	return tells, err
+}
+
+// forgetPause takes back our pause of a group whose Patroni does not run any more, so that
+// one that is taken up again is not paused.
+func (d *Doer) forgetPause(ctx context.Context, c Cluster) error {
+	kv, noted, err := d.KV.Get(ctx, c.pauseJournal())
+	if err != nil || !noted {
+		return err
+	}
+	var p ourPause
+	if err := json.Unmarshal([]byte(kv.Value), &p); err != nil {
+		return err
+	}
+	if before, _ := Bool(p.Before); !before {
+		if err := etcd.Unpause(ctx, d.KV, c.Etcd.Name, c.Prefix()); err != nil {
+			return err
+		}
+	}
+	return d.KV.Delete(ctx, c.pauseJournal())
 }
 
 // holdsShards is the step in which a group is refused that does.
@@ -108,6 +177,37 @@ const holdsShards = "make sure that the group holds no shards"
 func (d *Doer) empty(ctx context.Context, n Node, b *Database, protected bool) error {
 	if _, err := b.Rows(ctx, "citus.prepared", "select recover_prepared_transactions()"); err != nil {
 		return err
+	}
+	// Nothing comes onto it any more, from now on.
+	set := func(on bool) error {
+		_, err := b.Rows(ctx, "citus.property", fmt.Sprintf("select citus_set_node_property(nodename, nodeport, 'shouldhaveshards', %t) from pg_dist_node where groupid = %d and noderole = 'primary'", on, n.Cluster.Citus.Group))
+		return err
+	}
+	had, err := b.Rows(ctx, "citus.shouldhave", fmt.Sprintf("select count(*) from pg_dist_node where groupid = %d and noderole = 'primary' and shouldhaveshards", n.Cluster.Citus.Group))
+	if err != nil {
+		return err
+	}
+	if err := set(false); err != nil {
+		return err
+	}
+	err = d.holdsNone(ctx, n, b, protected)
+	var refused *problem.Error
+	if errors.As(err, &refused) && refused.Step == holdsShards && len(had) == 1 && had[0] != "0" {
+		return errors.Join(err, set(true))
+	}
+	return err
+}
+
+func (d *Doer) holdsNone(ctx context.Context, n Node, b *Database, protected bool) error {
+	jobs, err := b.Rows(ctx, "citus.busy", "select count(*) from pg_dist_background_job where job_type = 'rebalance' and state not in ('finished', 'cancelled', 'failed')")
+	if err != nil {
+		return err
+	}
+	if len(jobs) == 1 && jobs[0] != "0" && protected {
+		return &problem.Error{
+			Host: n.Target.Name, Step: holdsShards, Cause: errors.New("Citus is moving shards at the moment"), Left: "the node, running.",
+			Do: "let it finish (select * from citus_rebalance_status() on the coordinator), then apply again.",
+		}
 	}
 	rows, err := b.Rows(ctx, "citus.placements", fmt.Sprintf(`select count(*), string_agg(distinct s.logicalrelid::text, ', ')
 from pg_dist_placement p join pg_dist_shard s using (shardid) join pg_dist_partition t using (logicalrelid)

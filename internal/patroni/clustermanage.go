@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -194,7 +195,7 @@ func (d *Doer) alone(ctx context.Context, c Cluster) error {
 				Left:  "that formation.", Do: "choose another scope, or make this cluster a group of it (citus).",
 			}
 		}
-		if grouped || !strings.HasSuffix(kv.Key, "/"+c.Scope+"/record") {
+		if grouped || scopeOf(kv.Key) != c.Scope {
 			continue
 		}
 		if c.Citus != nil && kv.Key == "/pgha/patroni"+c.sharedPrefix()+"record" {
@@ -207,11 +208,25 @@ func (d *Doer) alone(ctx context.Context, c Cluster) error {
 		other := strings.TrimSuffix(strings.TrimPrefix(kv.Key, "/pgha/patroni"), "record")
 		return &problem.Error{
 			Step:  "look the cluster up in etcd",
-			Cause: fmt.Errorf("etcd %s has a cluster %q already, in another namespace (%s): two of one scope would share a user in etcd and a certificate authority", c.Etcd.Name, c.Name(), other),
+			Cause: fmt.Errorf("etcd %s has a cluster %q already, in another namespace (%s): two of one scope would share a user in etcd and a certificate authority", c.Etcd.Name, c.Scope, other),
 			Left:  "that cluster.", Do: "choose another scope, or make the cluster on another etcd.",
 		}
 	}
 	return nil
+}
+
+// scopeOf is the scope of whose record a key is, empty if it is none's. The last part of
+// the path is a group's number, if it is a number.
+func scopeOf(key string) string {
+	dir, ok := strings.CutSuffix(key, "/record")
+	if !ok {
+		return ""
+	}
+	parts := strings.Split(dir, "/")
+	if _, err := strconv.Atoi(parts[len(parts)-1]); err == nil && len(parts) > 5 { // /pgha/patroni/NAMESPACE/SCOPE/GROUP
+		parts = parts[:len(parts)-1]
+	}
+	return parts[len(parts)-1]
 }
 
 type clusterPlanner struct {

@@ -31,6 +31,9 @@ func (m *Manager) Database(ctx context.Context, c Cluster, name string) (*Databa
 	if err != nil {
 		return nil, err
 	}
+	if do.Known.Record == nil {
+		return nil, ErrNoCluster
+	}
 	if err := c.Require(do.Known); err != nil {
 		return nil, err
 	}
@@ -98,7 +101,7 @@ func (b *Database) primary(ctx context.Context) (Node, error) {
 	})
 	if err != nil {
 		return n, &problem.Error{
-			Step: "find the primary of " + b.cluster.Name(), Cause: err, Left: "everything.",
+			Step: "find the primary of " + b.cluster.Name(), Cause: fmt.Errorf("%w: %w", ErrNoPrimary, err), Left: "everything.",
 			Do: "make sure that the cluster has a leader (patronictl list), then apply again.",
 		}
 	}
@@ -119,6 +122,42 @@ func (m *Manager) Addresses(ctx context.Context, c Cluster) (map[string]string, 
 		addresses[name] = r.Address
 	}
 	return addresses, nil
+}
+
+// ErrNoPrimary says that nobody takes writes.
+var ErrNoPrimary = errors.New("it has no primary")
+
+// LeaderAddress is the address of the node that leads a cluster, as etcd has it, empty if nobody
+// does.
+func (m *Manager) LeaderAddress(ctx context.Context, c Cluster) (string, error) {
+	do, err := m.open(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	return do.Known.Nodes[do.Known.Leader].Address, nil
+}
+
+// Note keeps a text about a cluster in etcd, for whoever goes on with what was cut off; an
+// empty one deletes it.
+func (m *Manager) Note(ctx context.Context, c Cluster, key, text string) error {
+	do, err := m.open(ctx, c)
+	if err != nil {
+		return err
+	}
+	if text == "" {
+		return do.KV.Delete(ctx, c.own("journal/")+key)
+	}
+	return do.KV.Put(ctx, c.own("journal/")+key, text)
+}
+
+// Noted reports whether there is such a text.
+func (m *Manager) Noted(ctx context.Context, c Cluster, key string) (bool, error) {
+	do, err := m.open(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	_, noted, err := do.KV.Get(ctx, c.own("journal/")+key)
+	return noted, err
 }
 
 // ErrNoCluster says that etcd knows nothing of a cluster.

@@ -67,7 +67,7 @@ func (d *Doer) handOver(n Node) engine.Step {
 			return d.settled(ctx, n)
 		case others == 0:
 			return nil // the last one: there is nobody to hand over to
-		case d.Known.Record != nil && !d.Known.Record.DeletionProtection:
+		case d.Known.Record != nil && !d.Known.Record.DeletionProtection && !n.works():
 			d.Log.WarnContext(ctx, "no other member can take over; stopping the leader all the same, since the cluster is not protected from deletion", "node", n.Name)
 			return nil
 		}

@@ -129,6 +129,10 @@ func unfit(n Node, own NodeRecord, k Known) []error {
 			Host: n.Target.Name, Step: "check that the node fits into the cluster", Cause: errors.New(cause), Left: "everything on the host.", Do: do,
 		})
 	}
+	if mode := k.Config["synchronous_mode"]; strings.EqualFold(Text(mode), "quorum") && before(n.Patroni, 4, 0, 0) && !n.Cluster.Adopted() {
+		refuse(fmt.Sprintf("synchronous_mode is quorum, which Patroni %s takes for off: no commit would wait for a replica", n.Patroni),
+			`set synchronous_mode = "on" in the pgha_patroni_cluster, or bring Patroni to 4 or later.`)
+	}
 	others := k.Announced
 	for _, name := range sortedKeys(k.Nodes) {
 		r := k.Nodes[name]

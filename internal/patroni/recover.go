@@ -271,8 +271,8 @@ func (m *Manager) recover(ctx context.Context, s ClusterSpec, do *Doer) error {
 		nodes[name] = t
 	}
 	found, gone, errs := do.survivors(ctx, c, nodes)
-	// The authority of a formation may be that of other groups.
-	if len(found) == 0 && len(errs) == 0 && do.Known.Record == nil && c.Citus != nil && len(do.Known.Authority) > 0 {
+	// The authority of a formation may be that of other groups, if this one is new.
+	if len(found) == 0 && len(errs) == 0 && do.Known.Record == nil && c.Citus != nil && c.UID == "" && len(do.Known.Authority) > 0 {
 		return nil
 	}
 	if len(found) == 0 && len(errs) == 0 && do.Known.Record == nil {

@@ -82,7 +82,7 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 			},
 			"should_have_shards": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-				MarkdownDescription: "Whether new tables and rebalancing put shards onto it (`shouldhaveshards`); true by default. With false those that it has stay.",
+				MarkdownDescription: "Whether new tables and rebalancing put shards onto it (`shouldhaveshards`); true by default. With false those that it has stay, until somebody rebalances or another group is drained: Citus moves them then, too.",
 			},
 			"drain": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(false),
@@ -200,7 +200,8 @@ func (r *groupResource) Create(ctx context.Context, req resource.CreateRequest, 
 
 func (r *groupResource) apply(ctx context.Context, m *model, verb string, diags *diag.Diagnostics) bool {
 	s, ok := m.spec(ctx, diags)
-	if !ok {
+	if !ok || s.Group.Citus.Group == 0 {
+		diags.AddAttributeError(path.Root("cluster"), "Not a group of workers", "It has to be a pgha_patroni_cluster with citus, of another group than 0.")
 		return false
 	}
 	if err := r.manager(s).Apply(ctx, s); err != nil {
@@ -224,6 +225,10 @@ func (r *groupResource) Read(ctx context.Context, req resource.ReadRequest, resp
 	defer cancel()
 	o, err := r.manager(s).Observe(ctx, s)
 	switch {
+	case errors.Is(err, patroni.ErrNoPrimary):
+		resp.Diagnostics.AddWarning("Citus worker group "+s.Group.Name()+" could not be looked at",
+			r.S.Redact.Apply(problem.Details(err))+"\nIts state is what was last known.")
+		return
 	case err != nil && r.S.Unreachable(&resp.Diagnostics, "Citus worker group "+s.Group.Name(), err):
 		return
 	case errors.Is(err, patroni.ErrNoCluster), err == nil && o.Absent:
