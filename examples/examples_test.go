@@ -77,6 +77,9 @@ func environment(t *testing.T) []string {
 	return []string{"HOME=" + home, "PGHA_SSH_PRIVATE_KEY_FILE=" + file, "TF_VAR_superuser_password=only-for-this-test"}
 }
 
+// modules is how examples name this repository's modules.
+const modules = `"../../modules/`
+
 func load(t *testing.T, folder string, env []string) *cli.Dir {
 	t.Helper()
 	d := cli.FromFolder(t, folder, env...)
@@ -89,7 +92,19 @@ func load(t *testing.T, folder string, env []string) *cli.Dir {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(string(b), "required_providers") {
+		text := string(b)
+		if strings.Contains(text, modules) {
+			// The folder is a copy, and the modules are where they are.
+			here, err := filepath.Abs("../modules")
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Write(filepath.Base(f), strings.ReplaceAll(text, modules, `"`+here+"/"))
+			if o := d.Run(t.Context(), "get", "-no-color"); o.Code != 0 {
+				t.Fatalf("get:\n%s", o.Text)
+			}
+		}
+		if strings.Contains(text, "required_providers") {
 			return d
 		}
 	}

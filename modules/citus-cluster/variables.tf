@@ -1,0 +1,60 @@
+variable "groups" {
+  description = "The hosts' addresses by name, by number of the group. Group 0 is the coordinator's."
+  type        = map(map(string))
+  validation {
+    condition     = contains(keys(var.groups), "0") && length(var.groups) >= 3 && alltrue([for group, hosts in var.groups : can(tonumber(group)) && length(hosts) > 0])
+    error_message = "There has to be a group 0, the coordinator's, and at least two groups of workers, each with a host: etcd is on the first host of each of the first three."
+  }
+}
+
+variable "scope" {
+  description = "Patroni's name for the formation."
+  type        = string
+  default     = "citus"
+}
+
+variable "database" {
+  description = "The one database that is distributed."
+  type        = string
+  default     = "citus"
+}
+
+variable "etcd_name" {
+  description = "Name of the etcd cluster."
+  type        = string
+  default     = "dcs"
+}
+
+variable "allowed_networks" {
+  description = "Networks from which clients and the nodes themselves may connect to PostgreSQL."
+  type        = list(string)
+}
+
+variable "versions" {
+  description = "Exact versions to install."
+  type        = object({ etcd = string, patroni = string, postgresql = string, citus = string })
+}
+
+variable "repositories" {
+  description = "Repositories that have Citus, as in apt.repositories of pgha_host; none if the hosts have one already."
+  type        = any
+  default     = null
+}
+
+variable "parameters" {
+  description = "Parameters of PostgreSQL, the same in all groups."
+  type        = map(string)
+  default     = {}
+}
+
+variable "rebalance" {
+  description = "Whether shards are moved onto a group that joins: \"on_join\" or \"manual\"."
+  type        = string
+  default     = "on_join"
+}
+
+variable "deletion_protection" {
+  description = "Protects etcd and all groups from being destroyed."
+  type        = bool
+  default     = true
+}
