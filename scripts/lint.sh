@@ -67,7 +67,7 @@ check "gofmt" formatted
 check "go vet" go vet ./...
 check "golangci-lint" bin/golangci-lint run ./...
 check "shellcheck" shells
-check "$CLI fmt" "$CLI" fmt -check -diff -recursive examples
+check "$CLI fmt" "$CLI" fmt -check -diff -recursive .
 check "documentation is up to date" documentation
 check "govulncheck" vulnerabilities
 
