@@ -17,11 +17,12 @@ import (
 // formation is a Citus formation: a coordinator and groups of workers.
 type formation struct {
 	*site
-	groups [][]string // hosts, by group
-	joined int        // so many of the groups are there
-	worker string     // more attributes of the groups of workers
-	keep   bool       // destroying keeps the data
-	citus  string     // version
+	groups   [][]string // hosts, by group
+	joined   int        // so many of the groups are there
+	worker   string     // more attributes of the groups of workers
+	keep     bool       // destroying keeps the data
+	provider string     // what is in the provider block
+	citus    string     // version
 }
 
 // newFormation makes a lab for one, or skips the test where Citus is not among the
@@ -57,7 +58,9 @@ func (f *formation) configure(joined int) {
     pgha = { source = "pgha/pgha" }
   }
 }
-provider "pgha" {}
+provider "pgha" {
+  %s
+}
 resource "pgha_host" "db" {
   for_each  = { %s }
   name      = each.key
@@ -96,7 +99,7 @@ resource "pgha_citus_worker_group" "worker" {
   %s
 }
 output "ca" { value = pgha_patroni_cluster.group["0"].ca_certificate }
-`, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
+`, f.provider, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
 	if f.keep {
 		// That of the clusters is read from etcd.
 		text = strings.Replace(text, "deletion_protection = false", "", 1)
@@ -363,6 +366,57 @@ func TestCitus(t *testing.T) {
 			whole(t)
 		})
 	}
+	t.Run("a whole group is lost", func(t *testing.T) {
+		for _, h := range f.groups[2] {
+			if err := f.lab.Kill(ctx, h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o := f.Plan(ctx)
+		if o.Code != 1 {
+			t.Errorf("the plan's exit status is %d", o.Code)
+		}
+		has(t, o, "Host: b2", "unreachable")
+		f.provider = "on_unreachable = \"keep\"\n  ssh {\n    connect_timeout = \"3s\"\n  }"
+		f.configure(3)
+		f.Write("view.tf", `data "pgha_citus" "shop" {
+  cluster = pgha_patroni_cluster.group["0"].membership
+}
+output "formation" { value = { table = data.pgha_citus.shop.table, warnings = data.pgha_citus.shop.warnings, groups = data.pgha_citus.shop.groups, tables = data.pgha_citus.shop.tables } }
+`)
+		f.Apply(ctx)
+		var view struct {
+			Table    string
+			Warnings []string
+			Groups   []struct{ Group, Shards, Bytes int64 }
+			Tables   []struct{ Name, Type string }
+		}
+		f.Outputs(ctx, "formation", &view)
+		t.Logf("%s\n%v", view.Table, view.Warnings)
+		if len(view.Groups) != 3 || view.Groups[2].Shards == 0 || len(view.Tables) != 4 {
+			t.Errorf("the formation is %+v", view)
+		}
+		if n := f.shop("select count(*) from customers"); n != "100" {
+			t.Errorf("a table that is everywhere has %s rows", n)
+		}
+		for _, h := range f.groups[2] {
+			if err := f.lab.Start(ctx, h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.provider = ""
+		f.configure(3)
+		f.Write("view.tf", "")
+		f.eventually("the group to be back", 3*time.Minute, func(context.Context) (bool, string) {
+			out, err := f.lab.SSH(ctx, f.leads(0), "cd /; runuser -u postgres -- psql -XAtqd shop -c 'select count(*) from orders'")
+			return err == nil && strings.TrimSpace(out) == "10000", out
+		})
+		f.Apply(ctx)
+		whole(t)
+		if now := f.sums(); now != before {
+			t.Errorf("the tables hold %s, before %s", now, before)
+		}
+	})
 	w.Check(t)
 	f.Destroy(ctx)
 	for _, h := range slices.Concat(f.groups...) {

@@ -38,6 +38,46 @@ type Table struct {
 	Shards       int64  `json:"shard_count"`
 }
 
+// tables is what the coordinator itself knows of them: it works with any worker down,
+// unlike Citus's own view, which has their sizes.
+const tables = `select t.logicalrelid::text as table_name,
+ case when t.repmodel = 't' then 'reference' when exists (select from pg_dist_schema d where d.colocationid = t.colocationid) then 'schema'
+  when t.partmethod = 'n' and t.colocationid = 0 then 'local' else 'distributed' end as citus_table_type,
+ coalesce(column_to_column_name(t.logicalrelid, t.partkey), '') as distribution_column, t.colocationid as colocation_id,
+ (select count(*) from pg_dist_shard s where s.logicalrelid = t.logicalrelid) as shard_count
+from pg_dist_partition t order by 1`
+
+// sizes asks all workers for the sizes of their shards, and returns them by group,
+// reference tables left out. Where one does not answer that is a warning.
+func (v *View) sizes(ctx context.Context, b *patroni.Database) map[int]int64 {
+	rows, err := patroni.List[struct {
+		Group int    `json:"groupid"`
+		Table string `json:"table_name"`
+		Kind  string `json:"citus_table_type"`
+		Bytes *int64 `json:"bytes"`
+	}](ctx, b, "citus.size", `select n.groupid, s.table_name::text, s.citus_table_type, sum(s.shard_size)::bigint as bytes
+from citus_shards s join pg_dist_node n using (nodename, nodeport) where n.noderole = 'primary' group by 1, 2, 3`)
+	if err != nil {
+		v.Warnings = append(v.Warnings, "the sizes of shards could not be read: "+err.Error())
+	}
+	groups := map[int]int64{}
+	for _, r := range rows {
+		if r.Bytes == nil {
+			v.Warnings = append(v.Warnings, fmt.Sprintf("the sizes of shards of %s on group %d could not be read", r.Table, r.Group))
+			continue
+		}
+		for i := range v.Tables {
+			if v.Tables[i].Name == r.Table {
+				v.Tables[i].Bytes += *r.Bytes
+			}
+		}
+		if r.Kind != "reference" {
+			groups[r.Group] += *r.Bytes
+		}
+	}
+	return groups
+}
+
 // View looks at a formation. The sizes are what every worker says of its tables.
 func (m Manager) View(ctx context.Context, c patroni.Cluster) (v View, err error) {
 	b, err := m.open(ctx, c)
@@ -50,23 +90,14 @@ func (m Manager) View(ctx context.Context, c patroni.Cluster) (v View, err error
 	if v.Jobs, err = Jobs(ctx, b); err != nil {
 		return v, err
 	}
-	if v.Tables, err = patroni.List[Table](ctx, b, "citus.tables", `select t.table_name::text, t.citus_table_type, t.distribution_column, t.colocation_id, t.shard_count,
-coalesce((select sum(s.shard_size) from citus_shards s where s.table_name = t.table_name and (s.nodename, s.nodeport) in (select nodename, nodeport from pg_dist_node where noderole = 'primary')), 0)::bigint as bytes
-from citus_tables t order by 1`); err != nil {
+	if v.Tables, err = patroni.List[Table](ctx, b, "citus.tables", tables); err != nil {
 		return v, err
 	}
 	held, err := Holdings(ctx, b)
 	if err != nil {
 		return v, err
 	}
-	bytes, err := patroni.List[struct {
-		Group int   `json:"groupid"`
-		Bytes int64 `json:"bytes"`
-	}](ctx, b, "citus.size", `select n.groupid, sum(s.shard_size)::bigint as bytes from citus_shards s join pg_dist_node n using (nodename, nodeport)
-where n.noderole = 'primary' and s.citus_table_type <> 'reference' group by 1`)
-	if err != nil {
-		return v, err
-	}
+	bytes := v.sizes(ctx, b)
 	facts, err := patroni.List[struct {
 		Version   string `json:"version"`
 		Leftovers int64  `json:"leftovers"`
@@ -83,11 +114,7 @@ where n.noderole = 'primary' and s.citus_table_type <> 'reference' group by 1`)
 		}
 		g := GroupView{Group: n.Group}
 		_, g.Shards = of(held, n.Group)
-		for _, s := range bytes {
-			if s.Group == n.Group {
-				g.Bytes = s.Bytes
-			}
-		}
+		g.Bytes = bytes[n.Group]
 		v.Groups = append(v.Groups, g)
 		if !n.Ready() {
 			v.Warnings = append(v.Warnings, fmt.Sprintf("the primary of group %d, %s, does not take part in queries: active %t, has metadata %t, synced %t", n.Group, n.Host, n.Active, n.Metadata, n.Synced))
