@@ -79,7 +79,7 @@ func TestWatchdog(t *testing.T) {
 		}
 	}
 	// Patroni finds out when it next looks at it.
-	s.eventually("the plan to say that the device is of no use", 40*time.Second, func(ctx context.Context) (bool, string) {
+	s.eventually("the plan to say that the device is of no use", 2*time.Minute, func(ctx context.Context) (bool, string) {
 		o := s.Plan(ctx)
 		return o.Contains("Patroni cannot use /dev/watchdog, so that the node cannot lead"), o.Text
 	})
