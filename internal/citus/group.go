@@ -201,7 +201,12 @@ const patience = 45 * time.Second
 
 // register does what Patroni does with a group that has a leader.
 func (m Manager) register(ctx context.Context, b *patroni.Database, s Spec) error {
-	leader, err := m.LeaderAddress(ctx, s.Group)
+	name, err := m.Leader(ctx, s.Group)
+	if err != nil {
+		return err
+	}
+	addresses, err := m.Addresses(ctx, s.Group)
+	leader := addresses[name]
 	if err != nil || leader == "" {
 		return err
 	}

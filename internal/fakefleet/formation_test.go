@@ -56,7 +56,7 @@ func (f *formation) model() {
 	f.Handle("postgres.citus.shouldhave", false, func(o *fakehost.Op) error { o.Printf("1\n"); return nil })
 	f.Handle("postgres.citus.busy", false, func(o *fakehost.Op) error { o.Printf("0\n"); return nil })
 	f.Handle("postgres.citus.placements", false, func(o *fakehost.Op) error {
-		o.Printf("%d|orders\n", f.shards[group(o)])
+		o.Printf("%d\torders\n", f.shards[group(o)])
 		return nil
 	})
 	f.Handle("postgres.citus.remove", true, func(o *fakehost.Op) error {

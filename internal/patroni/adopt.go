@@ -186,7 +186,7 @@ func (m *Manager) Identify(ctx context.Context, c Cluster, nodes map[string]etcd
 	c.Users, c.APIAllowlist = f.users(), f.allowlist()
 	c.PostgresPort, c.APIPort = f.ports()
 	n.Cluster = c
-	rows, err := do.query(ctx, n, "initdb", "select pg_encoding_to_char(encoding) || '|' || datcollate || '|' || current_setting('data_checksums') from pg_database where datname = 'template1'")
+	rows, err := do.query(ctx, n, "initdb", "postgres", "select pg_encoding_to_char(encoding) || '|' || datcollate || '|' || current_setting('data_checksums') from pg_database where datname = 'template1'")
 	if err != nil {
 		return c, k, err
 	}

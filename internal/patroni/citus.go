@@ -149,11 +149,16 @@ func (m *Manager) together(ctx context.Context, do *Doer, c Cluster) (context.Co
 	if c.Citus == nil {
 		return ctx, func() {}, nil
 	}
-	leave, err := m.Queues.Enter(ctx, c.shared(""), c.Name(), func(context.Context) int { return c.Citus.Group })
+	return m.only(ctx, do, c.shared(""), c.shared("lock"), "changing the group "+c.Name(), c.Citus.Group)
+}
+
+// only waits for its turn in this process, and then keeps other processes away.
+func (m *Manager) only(ctx context.Context, do *Doer, queue, lock, what string, rank int) (context.Context, func(), error) {
+	leave, err := m.Queues.Enter(ctx, queue, what, func(context.Context) int { return rank })
 	if err != nil {
 		return nil, nil, err
 	}
-	locked, unlock, err := m.lock(ctx, do, c.shared("lock"), "changing the group "+c.Name())
+	locked, unlock, err := m.lock(ctx, do, lock, what)
 	if err != nil {
 		leave()
 		return nil, nil, err

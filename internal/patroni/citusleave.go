@@ -215,7 +215,7 @@ where p.groupid = %d and t.repmodel <> 't'`, n.Cluster.Citus.Group))
 	if err != nil || len(rows) == 0 {
 		return err
 	}
-	count, tables, _ := strings.Cut(rows[0], "|")
+	count, tables, _ := strings.Cut(rows[0], "\t")
 	if count == "0" {
 		return nil
 	}

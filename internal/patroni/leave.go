@@ -355,7 +355,7 @@ func (d *Doer) RestoreJournal(ctx context.Context, c Cluster, a *API) error {
 
 // slotExists asks the leader's server.
 func (d *Doer) slotExists(ctx context.Context, leader Node, slot string) (bool, error) {
-	rows, err := d.query(ctx, leader, "slots", "select slot_name from pg_replication_slots where not temporary")
+	rows, err := d.query(ctx, leader, "slots", "postgres", "select slot_name from pg_replication_slots where not temporary")
 	if err != nil {
 		return false, err
 	}

@@ -114,15 +114,19 @@ func quoteLiteral(s string) string {
 	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
 }
 
-// leading is the node that leads now, as itself says.
+// leading is the node that leads now, as itself says. In a failover it waits for the next
+// one.
 func (d *Doer) leading(ctx context.Context, c Cluster) (Node, error) {
 	var n Node
 	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	err := wait.Until(bounded, d.Log, "a leader on which passwords can be set", 300*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+	err := wait.Until(bounded, d.Log, "the cluster "+c.Name()+" to have a primary", 300*time.Millisecond, func(ctx context.Context) (bool, string, error) {
 		k, err := c.Load(ctx, d.KV)
 		if err != nil {
 			return false, "", err
+		}
+		if len(k.Nodes) == 0 {
+			return false, "", wait.Never(errors.New("it has no nodes any more"))
 		}
 		record, ok := k.Nodes[k.Leader]
 		if !ok {

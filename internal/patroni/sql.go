@@ -4,19 +4,23 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
+// statementTimeout bounds one statement. What takes longer is to be a job of the server.
+const statementTimeout = 5 * time.Minute
+
 // query asks a node's server over its local socket, as the operating system's
 // own user: no password is needed, and it works whatever pg_hba says about
-// networks. The statement is constant text. It returns the first column.
-func (d *Doer) query(ctx context.Context, n Node, name, statement string) ([]string, error) {
+// networks. It returns the rows, with a tab between columns. Name is for the log.
+func (d *Doer) query(ctx context.Context, n Node, name, database, statement string) ([]string, error) {
 	res, err := d.host(n).Run(ctx, host.Cmd{
-		Name: "postgres." + name, User: account, Script: remote.Script(scripts, "scripts/query.sh"),
-		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir}, Stdin: []byte(statement + ";\n"),
+		Name: "postgres." + name, User: account, Script: remote.Script(scripts, "scripts/query.sh"), Timeout: statementTimeout,
+		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir, database}, Stdin: []byte(statement + ";\n"),
 	})
 	if err != nil {
 		return nil, err

@@ -207,7 +207,7 @@ func (p *nodePlanner) takeOver() engine.Plan {
 			return do.prepareTakeOver(ctx, n, s)
 		}),
 		do.step(n, "patroni.takeover.stop", "stop Debian's cluster "+name+", which Patroni then starts: PostgreSQL restarts once", engine.Restart, func(ctx context.Context) error {
-			if _, err := do.query(ctx, n, "checkpoint", "checkpoint"); err != nil {
+			if _, err := do.query(ctx, n, "checkpoint", "postgres", "checkpoint"); err != nil {
 				do.Log.InfoContext(ctx, "no checkpoint before the stop", "node", n.Name, "error", err)
 			}
 			major, cluster, _ := strings.Cut(name, "/")
