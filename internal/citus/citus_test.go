@@ -62,4 +62,8 @@ func TestPreviewText(t *testing.T) {
 	if got := p.String(); got != want {
 		t.Errorf("it is %q", got)
 	}
+	p.Lost = true
+	if got := p.String(); !strings.Contains(got, "goes with its 32 shards, and they are lost") || !strings.HasSuffix(got, "\n  items: 16\n  orders: 16") {
+		t.Errorf("it is %q", got)
+	}
 }

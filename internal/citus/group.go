@@ -358,11 +358,20 @@ type Preview struct {
 	Bytes  int64
 	Tables []Holding
 	Others []string // the groups that they go to
+	// Lost: there is no other group, and the formation is not protected from deletion.
+	Lost bool
 }
 
 // String is the preview for people.
 func (p Preview) String() string {
 	var b strings.Builder
+	if p.Lost {
+		fmt.Fprintf(&b, "No other group may have shards, and the formation is not protected from deletion: the group goes with its %d shards, and they are lost when its last node goes:", p.Shards)
+		for _, t := range p.Tables {
+			fmt.Fprintf(&b, "\n  %s: %d", t.Table, t.Shards)
+		}
+		return b.String()
+	}
 	fmt.Fprintf(&b, "%d shards with %s are moved, in a background job of Citus's, while they are read and written:", p.Shards, size(p.Bytes))
 	for _, t := range p.Tables {
 		fmt.Fprintf(&b, "\n  %s: %d", t.Table, t.Shards)
@@ -400,7 +409,8 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 		return p, nil
 	}
 	if err := m.canLeave(ctx, b, s, s.Drain); errors.Is(err, errWhole) {
-		return Preview{}, nil
+		p.Lost = true
+		return p, nil
 	} else if err != nil {
 		return Preview{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/fakefleet"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 )
@@ -275,6 +276,36 @@ func TestFormationLeaves(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A formation that is not protected is told all the same: what fails once is tried again,
+// and only shards keep a group that leaves in the metadata.
+func TestFormationLeavesUnprotected(t *testing.T) {
+	for name, c := range map[string]struct {
+		shards int
+		events string
+	}{
+		"the connection fails once": {0, "[shards false on 1 removed 1]"},
+		"with its shards":           {7, "[shards false on 1]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			formed(t, 1, func(t *testing.T, f *formation) {
+				if err := f.apply(patient(t), f.Start("first"), 0, 1); err != nil {
+					t.Fatal(err)
+				}
+				f.check(0, 1)
+				f.Do(func() { f.shards[1], f.rows[1] = c.shards, true })
+				fault := fakehost.FailCall(func(c fakehost.Call) bool { return c.Name == "postgres.citus.remove" }, 1, fakehost.Verdict{Err: fakehost.Kind(host.KindLost)})
+				if err := f.leave(patient(t), f.Start("leaves", fault), 1); err != nil {
+					t.Fatal(err)
+				}
+				if got := fmt.Sprint(f.events); got != c.events {
+					t.Errorf("the coordinator was told %s, and not %s", got, c.events)
+				}
+			})
+		})
+	}
 }
 
 // A group whose nodes were destroyed and their data kept comes back with it, and not

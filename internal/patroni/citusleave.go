@@ -65,24 +65,32 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 	protected := known.Record.DeletionProtection
 	b := &Database{&Doer{Fleet: do.Fleet, Log: do.Log, KV: do.KV, Known: known, Runner: do.Runner, Redact: do.Redact}, c, c.Citus.Database}
 	// told runs what asks the coordinator. A formation that is not protected may be on
-	// its way out as a whole, its coordinator before this group.
+	// its way out as a whole, its coordinator before this group: then, and only then, it
+	// is not told. What else keeps it from answering is tried again for a while.
 	told := func(ask func(context.Context) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, loop := known.Timing()
 			bounded, cancel := context.WithTimeout(ctx, 2*time.Minute+10*time.Duration(loop)*time.Second)
 			defer cancel()
-			err := ask(bounded)
-			var refused *problem.Error
-			if err == nil || protected || errors.As(err, &refused) && refused.Step == holdsShards {
-				return err
+			if protected {
+				return ask(bounded)
 			}
-			do.Log.WarnContext(ctx, "the coordinator is not told that the group leaves: the formation is not protected from deletion", "group", n.Cluster.Name(), "because", err.Error())
-			return nil
+			return wait.Until(bounded, do.Log, "the coordinator to be told that "+n.Cluster.Name()+" leaves", 2*time.Second, func(ctx context.Context) (bool, string, error) {
+				err := ask(ctx)
+				if errors.Is(err, ErrNoPrimary) {
+					do.Log.WarnContext(ctx, "the coordinator is not told that the group leaves: it has no primary any more, and the formation is not protected from deletion", "group", n.Cluster.Name(), "because", err.Error())
+					return true, "", nil
+				}
+				return err == nil, "", err
+			})
 		}
 	}
+	with := false // it goes with its shards
 	return plan.Then(
 		do.step(n, "citus.empty", "make sure that the group holds no shards", engine.Safe, told(func(ctx context.Context) error {
-			return do.empty(ctx, n, b, protected)
+			var err error
+			with, err = do.empty(ctx, n, b, protected)
+			return err
 		})),
 		do.step(n, "citus.pause", "pause the group, so that its Patroni can end while PostgreSQL goes on", engine.Reload, func(ctx context.Context) error {
 			if tells, err := do.wouldTell(ctx, n); err != nil || !tells {
@@ -115,6 +123,11 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 			return do.forgetPause(ctx, n.Cluster)
 		}),
 		do.step(n, "citus.remove", "remove the group from the coordinator's metadata", engine.Destructive, told(func(ctx context.Context) error {
+			if with {
+				// Citus does not remove a node that holds the only placement of a shard.
+				do.Log.WarnContext(ctx, "the group stays in the metadata of the formation, which is not protected from deletion: it went with its shards", "group", n.Cluster.Name())
+				return nil
+			}
 			return do.unregister(ctx, n, b, known)
 		})),
 	), nil
@@ -170,13 +183,11 @@ func (d *Doer) forgetPause(ctx context.Context, c Cluster) error {
 	return d.KV.Delete(ctx, c.pauseJournal())
 }
 
-// holdsShards is the step in which a group is refused that does.
-const holdsShards = "make sure that the group holds no shards"
-
-// empty refuses to take a group out that holds the only placement of a shard.
-func (d *Doer) empty(ctx context.Context, n Node, b *Database, protected bool) error {
+// empty refuses to take a group out that holds the only placement of a shard. Of a
+// formation that is not protected it reports whether there is one.
+func (d *Doer) empty(ctx context.Context, n Node, b *Database, protected bool) (holds bool, err error) {
 	if _, err := b.Rows(ctx, "citus.prepared", "select recover_prepared_transactions()"); err != nil {
-		return err
+		return false, err
 	}
 	// Nothing comes onto it any more, from now on.
 	set := func(on bool) error {
@@ -185,50 +196,53 @@ func (d *Doer) empty(ctx context.Context, n Node, b *Database, protected bool) e
 	}
 	had, err := b.Rows(ctx, "citus.shouldhave", fmt.Sprintf("select count(*) from pg_dist_node where groupid = %d and noderole = 'primary' and shouldhaveshards", n.Cluster.Citus.Group))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := set(false); err != nil {
-		return err
+		return false, err
 	}
-	err = d.holdsNone(ctx, n, b, protected)
-	var refused *problem.Error
-	if errors.As(err, &refused) && refused.Step == holdsShards && len(had) == 1 && had[0] != "0" {
-		return errors.Join(err, set(true))
+	holds, refused, err := d.holds(ctx, n, b, protected)
+	if err == nil && refused != nil {
+		if err = refused; len(had) == 1 && had[0] != "0" {
+			err = errors.Join(err, set(true))
+		}
 	}
-	return err
+	return holds, err
 }
 
-func (d *Doer) holdsNone(ctx context.Context, n Node, b *Database, protected bool) error {
+// holds reports whether a group holds shards, and why it cannot leave a protected formation
+// with them, or while some are being moved.
+func (d *Doer) holds(ctx context.Context, n Node, b *Database, protected bool) (holds bool, refused, err error) {
 	jobs, err := b.Rows(ctx, "citus.busy", "select count(*) from pg_dist_background_job where job_type = 'rebalance' and state not in ('finished', 'cancelled', 'failed')")
 	if err != nil {
-		return err
+		return false, nil, err
 	}
 	if len(jobs) == 1 && jobs[0] != "0" && protected {
-		return &problem.Error{
-			Host: n.Target.Name, Step: holdsShards, Cause: errors.New("Citus is moving shards at the moment"), Left: "the node, running.",
+		return false, &problem.Error{
+			Host: n.Target.Name, Cause: errors.New("Citus is moving shards at the moment"), Left: "the node, running.",
 			Do: "let it finish (select * from citus_rebalance_status() on the coordinator), then apply again.",
-		}
+		}, nil
 	}
 	rows, err := b.Rows(ctx, "citus.placements", fmt.Sprintf(`select count(*), string_agg(distinct s.logicalrelid::text, ', ')
 from pg_dist_placement p join pg_dist_shard s using (shardid) join pg_dist_partition t using (logicalrelid)
 where p.groupid = %d and t.repmodel <> 't'`, n.Cluster.Citus.Group))
 	if err != nil || len(rows) == 0 {
-		return err
+		return false, nil, err
 	}
 	count, tables, _ := strings.Cut(rows[0], "\t")
-	if count == "0" {
-		return nil
-	}
-	if !protected {
+	switch {
+	case count == "0":
+		return false, nil, nil
+	case !protected:
 		d.Log.WarnContext(ctx, "the group goes with its shards: the formation is not protected from deletion", "group", n.Cluster.Name(), "shards", count, "tables", tables)
-		return nil
+		return true, nil, nil
 	}
-	return &problem.Error{
-		Host: n.Target.Name, Step: holdsShards,
+	return true, &problem.Error{
+		Host:  n.Target.Name,
 		Cause: fmt.Errorf("%s is the last node of the group %s, which holds %s shards of %s", n.Name, n.Cluster.Name(), count, tables),
 		Left:  "the node, running.",
 		Do:    "drain the group first: destroy its pgha_citus_worker_group, or set drain = true in it. If the whole formation is to go with its data, set deletion_protection = false on its coordinator's pgha_patroni_cluster.",
-	}
+	}, nil
 }
 
 // unregister removes the group's rows from the metadata, replicas first, and looks

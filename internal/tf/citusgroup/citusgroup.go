@@ -178,6 +178,8 @@ func (r *groupResource) preview(ctx context.Context, s citus.Spec, title string,
 		diags.AddError("The group "+s.Group.Name()+" cannot be drained", r.S.Redact.Apply(problem.Details(err)))
 	case err != nil:
 		diags.AddWarning(title, "What that is could not be found out: "+r.S.Redact.Apply(problem.Details(err)))
+	case p.Lost:
+		diags.AddWarning("The group "+s.Group.Name()+" goes with its shards", p.String())
 	case p.Shards > 0:
 		diags.AddWarning(title, p.String())
 	}

@@ -289,5 +289,9 @@ func (r *nodeResource) planDestroy(ctx context.Context, before model, diags *dia
 	} else {
 		lines = append(lines, fmt.Sprintf("The data in %s stays.", n.DataDir))
 	}
+	if citus := n.Cluster.Citus; citus != nil && citus.Group > 0 {
+		lines = append(lines, fmt.Sprintf("If it is the last node of %s that runs, the group is paused, and removed from the coordinator's metadata. That is refused while it holds shards, "+
+			"unless the coordinator's cluster is not protected from deletion: then these are lost.", n.Cluster.Name()))
+	}
 	diags.AddWarning("Destroying node "+n.Name+" of "+n.Cluster.Name(), strings.Join(lines, "\n"))
 }
