@@ -139,7 +139,7 @@ func Probe(ctx context.Context, fleet host.Fleet, s Spec) Facts {
 
 func probeHost(ctx context.Context, h host.Host, s Spec, name string) (*HostFacts, error) {
 	var p remote.Probe
-	p.OS().Clock().List(pki.Dir).Content(MarkerPath).Secret(s.credentialsPath()).
+	p.OS().List(pki.Dir).Content(MarkerPath).Secret(s.credentialsPath()).
 		Package(serverPackage, clientPackage, "openssl").Available(serverPackage, clientPackage).
 		Unit(Unit).Path(s.initialPath()).Path(s.DataDir()).Path(s.DataDir() + "/member").Path(DefaultDataDir).
 		Port(s.ClientPort).Port(s.PeerPort).Disk(s.DataDir())

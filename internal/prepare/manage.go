@@ -77,7 +77,10 @@ func Probe(ctx context.Context, h host.Host, s Spec) (Facts, error) {
 
 func probe(ctx context.Context, h host.Host, s Spec, m *Marker) (Facts, error) {
 	var p remote.Probe
-	p.OS().Clock().Content(MarkerPath).Content(hostsPath).Disk(s.Preflight.DiskPath).
+	if s.CheckTime {
+		p.Synchronized()
+	}
+	p.OS().Clock().TimeService().Content(MarkerPath).Content(hostsPath).Disk(s.Preflight.DiskPath).
 		Lookup(s.Target.Address).Package("chrony").Addresses().Content(remote.GuardPath).DebianClusters()
 	for _, f := range s.files() {
 		p.Path(f.Path)
@@ -183,7 +186,7 @@ func Plan(s Spec, f Facts, h host.Host, log *slog.Logger) engine.Plan {
 	if lists {
 		plan = plan.Then(step("host.lists", "renew the package lists", func(ctx context.Context) error { return apt.UpdateLists(ctx) }))
 	}
-	chrony := s.InstallChrony && (slices.Contains(before.Pending, "chrony") || !f.Package("chrony").Installed && f.Clock().Service == "")
+	chrony := s.InstallChrony && (slices.Contains(before.Pending, "chrony") || !f.Package("chrony").Installed && f.TimeService() == "")
 	next.ChronyInstalled = next.ChronyInstalled || chrony
 	during := before.with(next)
 	for what, pending := range map[string]bool{"chrony": chrony, "lists": lists, "sysctl": sysctl} {

@@ -52,12 +52,11 @@ func (s Spec) Check(f *remote.Facts) []Finding {
 	} else if !d.Writable {
 		add(false, d.At+" read-only", "a filesystem that can be written to")
 	}
-	c := f.Clock()
-	if c.Skew.Abs() > p.MaxClockSkew {
-		add(false, fmt.Sprintf("a clock %s %s this machine's", c.Skew.Abs().Round(time.Millisecond), map[bool]string{true: "ahead of", false: "behind"}[c.Skew > 0]),
+	if skew := f.Skew(); skew.Abs() > p.MaxClockSkew {
+		add(false, fmt.Sprintf("a clock %s %s this machine's", skew.Abs().Round(time.Millisecond), map[bool]string{true: "ahead of", false: "behind"}[skew > 0]),
 			"at most %s apart (preflight.max_clock_skew)", p.MaxClockSkew)
 	}
-	if s.CheckTime && !s.InstallChrony && !c.Synchronized && c.Service == "" {
+	if s.CheckTime && !s.InstallChrony && f.TimeService() == "" && !f.Synchronized() {
 		add(true, "nothing that keeps the clock right", "a time service; time_sync = \"chrony\" installs one")
 	}
 	if took := f.Lookup(s.Target.Address); took > p.MaxLookup {

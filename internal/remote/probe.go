@@ -37,8 +37,14 @@ func (p *Probe) ask(question string) *Probe {
 // OS asks for the system, its memory and its identity.
 func (p *Probe) OS() *Probe { return p.ask("os -") }
 
-// Clock asks for the time and who keeps it.
+// Clock asks for the time.
 func (p *Probe) Clock() *Probe { return p.ask("clock -") }
+
+// TimeService asks which time service is active.
+func (p *Probe) TimeService() *Probe { return p.ask("time_service -") }
+
+// Synchronized asks whether the clock is kept. It starts a service on the host.
+func (p *Probe) Synchronized() *Probe { return p.ask("synchronized -") }
 
 // Disk asks for the space where a path is or would be.
 func (p *Probe) Disk(path string) *Probe { return p.ask("disk " + path) }
@@ -204,29 +210,25 @@ func (f *Facts) OS() OS {
 	}
 }
 
-// Clock is what a host's clock says.
-type Clock struct {
-	// Skew is how far the host's clock is from the runner's, as far as the
-	// duration of the session can tell: a host whose time lies between the
-	// beginning and the end of the session has none.
-	Skew         time.Duration
-	Synchronized bool
-	Service      string // the active time service, empty if none
-}
-
-// Clock returns the answer to Probe.Clock.
-func (f *Facts) Clock() Clock {
-	q := "clock -"
-	now := time.Unix(0, f.num(q, "now"))
-	c := Clock{Synchronized: f.get(q, "synchronized") == "yes", Service: f.get(q, "service")}
+// Skew returns how far the host's clock is from the runner's, as far as the duration of the
+// session can tell: a host whose time lies between the beginning and the end of the session
+// has none. It is of Probe.Clock.
+func (f *Facts) Skew() time.Duration {
+	now := time.Unix(0, f.num("clock -", "now"))
 	switch {
 	case now.Before(f.asked):
-		c.Skew = now.Sub(f.asked)
+		return now.Sub(f.asked)
 	case now.After(f.answered):
-		c.Skew = now.Sub(f.answered)
+		return now.Sub(f.answered)
 	}
-	return c
+	return 0
 }
+
+// TimeService returns the active time service, empty if there is none.
+func (f *Facts) TimeService() string { return f.get("time_service -", "service") }
+
+// Synchronized reports whether the kernel's clock is kept by somebody.
+func (f *Facts) Synchronized() bool { return f.get("synchronized -", "synchronized") == "yes" }
 
 // Disk is the filesystem that holds a path.
 type Disk struct {

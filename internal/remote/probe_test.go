@@ -106,15 +106,20 @@ func TestProbeSystem(t *testing.T) {
 		h.Program("sysctl", `case $3 in vm.swappiness) echo 60 ;; net.ipv4.tcp_rmem) printf '4096\t131072\t6291456\n' ;; *) exit 1 ;; esac`)
 		h.Program("getent", `if [ "$1$3" = ahostspg1.test ]; then printf '10.0.0.1  STREAM pg1.test\n10.0.0.1  DGRAM\nfd00::1  STREAM\n'; else exit 2; fi`)
 		h.Program("dpkg", "echo amd64")
+		h.Program("systemctl", `[ "$3" = ntpsec ]`)
+		h.Program("timedatectl", "echo yes")
 		var p remote.Probe
-		f := probe(t, h, p.OS().Clock().Disk(h.Path("/not/there/yet")).Port(port).Port(1).Account("root").Account("nobody like this").
+		f := probe(t, h, p.OS().Clock().TimeService().Synchronized().Disk(h.Path("/not/there/yet")).Port(port).Port(1).Account("root").Account("nobody like this").
 			Sysctl("vm.swappiness").Sysctl("net.ipv4.tcp_rmem").Sysctl("no.such").Tool("sh").Tool("no-such-tool").Lookup("127.0.0.1").Addresses().
 			Resolve("pg1.test").Resolve("nowhere.test"))
 		if os := f.OS(); os.ID == "" || os.Kernel == "" || os.Hostname == "" || os.CPUs < 1 || os.Memory < 1<<20 || os.Arch == "" {
 			t.Errorf("system %+v", os)
 		}
-		if c := f.Clock(); c.Skew != 0 {
-			t.Errorf("this machine's clock differs from its own by %s", c.Skew)
+		if skew := f.Skew(); skew != 0 {
+			t.Errorf("this machine's clock differs from its own by %s", skew)
+		}
+		if service, kept := f.TimeService(), f.Synchronized(); service != "ntpsec" || !kept {
+			t.Errorf("the clock is kept by %q: %t", service, kept)
 		}
 		if d := f.Disk(h.Path("/not/there/yet")); d.At != h.Root || d.Size <= 0 || d.Free < 0 || d.Mount == "" || !d.Writable {
 			t.Errorf("disk %+v", d)

@@ -43,9 +43,11 @@ var questions = map[string]func(m *Machine, argument string, out func(field, val
 	},
 	"clock": func(m *Machine, _ string, out func(string, string)) {
 		out("now", fmt.Sprint(time.Now().Add(m.Skew).UnixNano()))
-		out("synchronized", map[bool]string{true: "yes", false: "no"}[m.Synchronized])
-		out("service", m.TimeService)
 	},
+	"synchronized": func(m *Machine, _ string, out func(string, string)) {
+		out("synchronized", map[bool]string{true: "yes", false: "no"}[m.Synchronized])
+	},
+	"time_service": func(m *Machine, _ string, out func(string, string)) { out("service", m.TimeService) },
 	"disk": func(m *Machine, p string, out func(string, string)) {
 		for p != "/" && m.Files.Get(p) == nil {
 			p = p[:max(1, strings.LastIndexByte(p, '/'))]

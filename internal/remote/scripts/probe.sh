@@ -137,7 +137,12 @@ resolve() {
 }
 clock() {
 	out now "$(date +%s%N)"
+}
+# That starts a service on the host.
+synchronized() {
 	out synchronized "$(timedatectl show -p NTPSynchronized --value 2>/dev/null)"
+}
+time_service() {
 	out service "$(for s in chrony ntpsec ntp systemd-timesyncd openntpd; do
 		systemctl is-active --quiet "$s" 2>/dev/null && printf %s "$s" && break
 	done)"
@@ -179,6 +184,8 @@ while IFS= read -r question; do
 	lookup) lookup "$argument" ;;
 	resolve) resolve "$argument" ;;
 	clock) clock ;;
+	synchronized) synchronized ;;
+	time_service) time_service ;;
 	debian) debian ;;
 	account) account "$argument" ;;
 	sysctl) kernel_setting "$argument" ;;

@@ -102,22 +102,22 @@ func (d *factsData) Read(ctx context.Context, req datasource.ReadRequest, resp *
 		return
 	}
 	var p remote.Probe
-	p.OS().Clock().Disk("/var/lib").Addresses().Package(packagesOfInterest...)
+	p.OS().Clock().TimeService().Disk("/var/lib").Addresses().Package(packagesOfInterest...)
 	f, err := p.Run(ctx, d.S.Fleet.Host(t))
 	if err != nil {
 		d.S.Fail(&resp.Diagnostics, "Unable to read the facts of host "+t.Name, err)
 		return
 	}
-	os, c := f.OS(), f.Clock()
+	os := f.OS()
 	m = factsModel{
 		Host: object, OS: types.StringValue(os.ID), Release: types.StringValue(os.Version), Codename: types.StringValue(os.Codename),
 		Architecture: types.StringValue(os.Arch), Kernel: types.StringValue(os.Kernel), Hostname: types.StringValue(os.Hostname),
 		MachineID: types.StringValue(os.MachineID), CPUs: types.Int64Value(int64(os.CPUs)), Memory: customtypes.SizeValue(os.Memory),
 		DiskFree: customtypes.SizeValue(f.Disk("/var/lib").Free), Addresses: append([]string{}, f.Addresses()...),
-		ClockSkew: types.StringValue(c.Skew.String()), TimeService: types.StringNull(), Packages: map[string]pkg{}, Timeouts: limits,
+		ClockSkew: types.StringValue(f.Skew().String()), TimeService: types.StringNull(), Packages: map[string]pkg{}, Timeouts: limits,
 	}
-	if c.Service != "" {
-		m.TimeService = types.StringValue(c.Service)
+	if service := f.TimeService(); service != "" {
+		m.TimeService = types.StringValue(service)
 	}
 	for _, name := range packagesOfInterest {
 		if have := f.Package(name); have.Installed {
