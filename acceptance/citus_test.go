@@ -23,6 +23,8 @@ type formation struct {
 	keep     bool       // destroying keeps the data
 	provider string     // what is in the provider block
 	citus    string     // version
+	// extension is what the coordinator's cluster says of the extension's version.
+	extension string
 }
 
 // newFormation makes a lab for one, or skips the test where Citus is not among the
@@ -46,6 +48,10 @@ func (f *formation) configure(joined int) {
 	f.t.Helper()
 	f.joined = joined
 	var hosts, nodes, groups []string
+	extension := ""
+	if f.extension != "" {
+		extension = fmt.Sprintf(", extension_version = each.key == \"0\" ? %q : null", f.extension)
+	}
 	for g, names := range f.groups[:joined] {
 		groups = append(groups, fmt.Sprintf("%q", fmt.Sprint(g)))
 		for _, h := range names {
@@ -77,9 +83,10 @@ resource "pgha_etcd_cluster" "dcs" {
 resource "pgha_patroni_cluster" "group" {
   for_each            = toset([%s])
   scope               = "shop"
-  citus               = { group = tonumber(each.key), database = "shop" }
+  citus               = { group = tonumber(each.key), database = "shop"%s }
   etcd                = pgha_etcd_cluster.dcs.access
   allowed_networks    = ["10.0.0.0/8"]
+  rollout             = { allow_downtime = true } # of two nodes, one is alone while the other restarts
   deletion_protection = false
   on_destroy          = "purge"
 }
@@ -99,7 +106,7 @@ resource "pgha_citus_worker_group" "worker" {
   %s
 }
 output "ca" { value = pgha_patroni_cluster.group["0"].ca_certificate }
-`, f.provider, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
+`, f.provider, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), extension, strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
 	if f.keep {
 		// That of the clusters is read from etcd.
 		text = strings.Replace(text, "deletion_protection = false", "", 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -154,7 +155,8 @@ func (f *formation) check(groups ...int) {
 	if len(passwords) != 1 {
 		f.t.Errorf("the groups have %d passwords of the superuser", len(passwords))
 	}
-	if keys := f.Keys("/pgha/patroni/service/main/formation/"); len(keys) != 2 {
+	keys := slices.DeleteFunc(f.Keys("/pgha/patroni/service/main/formation/"), func(k string) bool { return strings.HasSuffix(k, "/extension") })
+	if len(keys) != 2 {
 		f.t.Errorf("the formation has %v", keys)
 	}
 }

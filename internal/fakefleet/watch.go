@@ -77,7 +77,7 @@ func (w *Watch) patroni(verb string, u *fakehost.Unit) {
 	}
 	healthy := 0
 	for _, m := range w.f.Machines() {
-		if other := w.f.Patroni.Node(m); other != nil && other != n && other.Streaming() {
+		if other := w.f.Patroni.Node(m); other != nil && other != n && other.Streaming() && w.beside(m.Name, u.Machine.Name) {
 			healthy++
 		}
 	}
@@ -95,7 +95,7 @@ func (w *Watch) patroni(verb string, u *fakehost.Unit) {
 	}
 	for _, m := range w.f.Machines() {
 		other := w.f.Patroni.Node(m)
-		if other == nil || other == n || w.known(m.Name) == "" {
+		if other == nil || other == n || w.known(m.Name) == "" || !w.beside(m.Name, u.Machine.Name) {
 			continue
 		}
 		if !m.Up || !other.Up() || !other.Primary() && !other.Streaming() {
@@ -132,13 +132,20 @@ func (w *Watch) known(name string) string {
 	return ""
 }
 
-// down lists the other members that the cluster knows and that do not run.
+// beside reports whether two members are of the same cluster, as far as both are known: the
+// groups of a Citus formation have one each, and their turns side by side.
+func (w *Watch) beside(a, b string) bool {
+	one, other := w.known(a), w.known(b)
+	return one == "" || other == "" || strings.TrimSuffix(one, a) == strings.TrimSuffix(other, b)
+}
+
+// down lists the other members that their cluster knows and that do not run.
 func (w *Watch) down(except string) []string {
 	var list []string
 	for _, st := range w.f.Etcd.Stores() {
 		for _, k := range st.Keys("/service/") {
 			scope, name, ok := strings.Cut(strings.TrimPrefix(k, "/service/"), "/members/")
-			if !ok || name == except || scope == "" {
+			if !ok || name == except || scope == "" || !w.beside(name, except) {
 				continue
 			}
 			var member struct{ State string }

@@ -215,6 +215,9 @@ type Known struct {
 	Nodes     map[string]NodeRecord
 	// Announced are the nodes that are being made now.
 	Announced []NodeRecord
+	// Extension is the version that Citus's extension is to have in all groups of the
+	// formation, empty if that is left to the user.
+	Extension string
 	// Restored says what this is from, if it has not been compared with the nodes yet:
 	// etcd was restored, or the cluster is being taken up from its nodes.
 	Restored string
@@ -312,6 +315,8 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.Announced = append(k.Announced, n)
 		case e.Key == etcd.RestoredKey(c.own("")):
 			k.Restored = e.Value
+		case c.Citus != nil && e.Key == c.extensionKey():
+			k.Extension = e.Value
 		case e.Key == c.loginKey():
 			k.EtcdLogin = e.Value
 		case e.Key == c.systemIDKey():

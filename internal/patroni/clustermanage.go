@@ -33,6 +33,9 @@ type ClusterSpec struct {
 	// Rollout is how what takes nodes out of service goes over them; nil is
 	// DefaultRollout.
 	Rollout *Rollout
+	// Extension is the version that Citus's extension is to have in all groups of a
+	// formation, of the coordinator's group alone; empty leaves it to the user.
+	Extension string
 	// RecoverFrom are the hosts of nodes that may be there already, by the nodes'
 	// names, for the case that etcd does not know the cluster any more.
 	RecoverFrom map[string]host.Target
@@ -51,6 +54,9 @@ type Applied struct {
 	// Late are the nodes that were down while passwords were changed, and have
 	// the old ones until they are applied again.
 	Late map[string]error
+	// Behind are the groups of a Citus formation whose extension is not at its version yet,
+	// each with why.
+	Behind map[string]string
 }
 
 // ApplyCluster makes the cluster known to etcd (its authority, secrets, etcd
@@ -159,6 +165,9 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	}
 	fresh := do.Known
 	applied.UID, applied.Authority = fresh.Record.UID, fresh.Authority
+	if applied.Behind, err = do.applyExtension(ctx, c, s.Extension); err != nil {
+		return applied, err
+	}
 	unsettled, err := do.unsettled(ctx, c)
 	if err != nil {
 		return applied, err

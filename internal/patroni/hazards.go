@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 )
@@ -10,7 +11,13 @@ import (
 // "ALTER EXTENSION"). It is pure.
 func (t *turn) hazards() []string {
 	var list []string
+	if t.extends != "" {
+		list = append(list, "Citus: the extension goes to "+t.extends+" right after the switchover to a node with the new library; from that until it is done, distributed queries through the group fail. There is no way back from it but a restore.")
+	}
 	for _, pin := range t.extensions {
+		if (t.extends != "" || t.holds != "") && strings.HasSuffix(pin.Name, "-"+CitusExtension) {
+			continue
+		}
 		list = append(list, fmt.Sprintf("%s %s: once all nodes have it, see in each database of which version the extension is there (pg_extension), and bring it to the new one on the leader (ALTER EXTENSION ... UPDATE). No apply does that, and there may be no way back from it.", pin.Name, debver.Upstream(pin.Version)))
 	}
 	return list

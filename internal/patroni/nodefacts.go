@@ -28,6 +28,9 @@ type NodeFacts struct {
 	// EtcdFiles is what was found of the files that somebody else makes for the node's
 	// connections to etcd, by path.
 	EtcdFiles map[string]pki.Looked
+	// Extension is what the server of a node of a Citus group says of it, nil if it was
+	// not asked, or does not answer.
+	Extension *Extension
 	// Standalone is the database that the node takes over, while it is Debian's.
 	Standalone *Standalone
 }
@@ -35,7 +38,7 @@ type NodeFacts struct {
 // ProbeNode asks a node's host, in one session.
 func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 	var p remote.Probe
-	p.OS().Clock().Content(MarkerPath).Unit(Unit).
+	p.OS().Content(MarkerPath).Unit(Unit).
 		Package(n.serverPackage(), n.clientPackage(), patroniPackage, etcdPackage, "openssl").
 		Available(n.serverPackage(), n.clientPackage(), patroniPackage).
 		Source(n.serverPackage()).Source(patroniPackage).

@@ -142,7 +142,7 @@ func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner,
 		if err != nil {
 			return nil, err
 		}
-		if err := nameTaken(n, others); err != nil {
+		if err := errors.Join(nameTaken(n, others), do.fitsLibrary(ctx, n)); err != nil {
 			return nil, err
 		}
 	}
@@ -167,6 +167,9 @@ func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner,
 			if f.Broken, err = do.broken(ctx, n, st); err != nil {
 				return nil, err
 			}
+		}
+		if err := do.askExtension(ctx, n, &f); err != nil {
+			return nil, err
 		}
 	}
 	if f.Broken != "" && !n.Reclone {
@@ -342,6 +345,7 @@ func (m *Manager) previewer(ctx context.Context, n Node, do *Doer) (*nodePlanner
 		if st, err := do.status(ctx, n); err == nil {
 			f.Status = &st
 		}
+		do.lookAtExtension(ctx, n, &f)
 	}
 	if err := do.checkEtcd(ctx, n); err != nil {
 		return nil, &Refusal{Part: duePatroni, Err: err}
@@ -350,7 +354,12 @@ func (m *Manager) previewer(ctx context.Context, n Node, do *Doer) (*nodePlanner
 		// The cluster's turn comes first, and then these are in force.
 		do.Known.Secrets, do.Known.Next = do.Known.Next, nil
 	}
-	return newNodePlanner(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
+	p, err := newNodePlanner(n, f, &do.Known, do.KV.Authority(), m.Now(), do)
+	if err != nil {
+		return nil, err
+	}
+	p.preview = true
+	return p, nil
 }
 
 // lookup asks the repositories for what the host's package lists do not have: an
@@ -375,8 +384,11 @@ func (m *Manager) lookup(ctx context.Context, n Node, f *NodeFacts) {
 // that cannot be asked yet it says nothing.
 func (m *Manager) FitsNode(ctx context.Context, n Node) error {
 	do, err := m.open(ctx, n.Cluster)
-	if err != nil || n.Cluster.Require(do.Known) != nil || len(without(sortedKeys(do.Known.Nodes), n.Name)) == 0 {
+	if err != nil || n.Cluster.Require(do.Known) != nil {
 		return nil
+	}
+	if len(without(sortedKeys(do.Known.Nodes), n.Name)) == 0 {
+		return do.fitsLibrary(ctx, n)
 	}
 	var p remote.Probe
 	p.OS()
@@ -384,7 +396,7 @@ func (m *Manager) FitsNode(ctx context.Context, n Node) error {
 	if err != nil {
 		return nil
 	}
-	return errors.Join(unfit(n, record(n, NodeFacts{Facts: facts}), do.Known)...)
+	return errors.Join(append(unfit(n, record(n, NodeFacts{Facts: facts}), do.Known), do.fitsLibrary(ctx, n))...)
 }
 
 // ObservedNode is what Read found on a node's host.

@@ -188,6 +188,7 @@ type nodePlanner struct {
 	now           time.Time
 	do            *Doer
 	staged        bool // what a turn installs was fetched
+	preview       bool // nothing is done by it; what comes before it in an apply is not known
 }
 
 func (p *nodePlanner) marker(joined bool) Marker {

@@ -23,6 +23,9 @@ type turn struct {
 	why               []string // "PostgreSQL 17.11 -> 17.12"
 	// extensions are those whose packages get another version.
 	extensions []remote.Pin
+	// extends is the version that Citus's extension gets in the turn, and holds the one
+	// that it keeps, although its library will be another one's.
+	extends, holds string
 	// settings are the parameters that PostgreSQL is restarted for, if it is not for
 	// another version.
 	settings []string
@@ -153,7 +156,7 @@ func (p *nodePlanner) turn() (turn, error) {
 		t.pins = append(t.pins, joining...)
 	}
 	p.stale(&t)
-	return t, nil
+	return t, p.extends(&t)
 }
 
 // companions are the other packages that were built from the same source as one that
@@ -265,13 +268,18 @@ func (p *nodePlanner) stage(t turn) engine.Plan {
 // take is the turn itself.
 func (p *nodePlanner) take(t turn) engine.Plan {
 	n, do := p.n, p.do
-	plan := engine.Sequence(do.gate(n, t))
+	ready, extend, finish := p.extending(t)
+	var plan engine.Plan
+	if !p.leads() {
+		plan = extend // what a run that was cut off after a switchover has left is an outage
+	}
+	plan = plan.Then(do.gate(n, t)).ThenPlan(ready)
 	stays := p.leads() && !p.moves(t)
 	switch {
 	case stays:
 		plan = plan.Then(do.pause(n))
 	case p.leads():
-		plan = plan.Then(do.stepDown(n, t))
+		plan = plan.Then(do.stepDown(n, t)).ThenPlan(extend)
 	}
 	if p.f.Marker != nil {
 		m := *p.f.Marker
@@ -281,14 +289,18 @@ func (p *nodePlanner) take(t turn) engine.Plan {
 	if stays {
 		plan = plan.Then(do.againPaused(n, t), do.verifyTurn(n, t), do.resume(n))
 	} else {
-		plan = plan.Then(do.again(n, t), do.verifyTurn(n, t))
+		plan = plan.Then(do.again(n, t))
+		if p.leads() { // and may have stayed it, where nobody could take over
+			plan = plan.ThenPlan(extend)
+		}
+		plan = plan.Then(do.verifyTurn(n, t))
 	}
 	if p.f.Marker != nil {
 		m := *p.f.Marker
 		m.RestartDue = ""
 		plan = plan.Then(do.mark(n, m, "note that the node was restarted"))
 	}
-	return plan
+	return plan.ThenPlan(finish)
 }
 
 // restarted has what comes after the turn go by the marker that it has left.

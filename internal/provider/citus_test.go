@@ -52,6 +52,14 @@ func TestCitusGroup(t *testing.T) {
 		if id := plain(s.nodes[0].get("id")); id != "main/0/pg1" {
 			t.Errorf("its id is %v", id)
 		}
+		one, other := s.resource("pgha_patroni_cluster"), s.resource("pgha_patroni_cluster")
+		if _, _, diags = one.plan(group(7, "shop")); errorsIn(diags) != "" {
+			t.Errorf("the error is %q", errorsIn(diags))
+		}
+		_, _, diags = other.plan(group(7, "shop"))
+		if got := errorsIn(diags); !strings.HasPrefix(got, "citus.group: Two resources are the same cluster") {
+			t.Errorf("the error is %q", got)
+		}
 		workers := s.resource("pgha_citus_worker_group")
 		_, _, diags = workers.plan(object{"cluster": s.cluster.get("membership"), "nodes": []any{"main/0/pg1"}, "coordinator_nodes": []any{"main/0/pg1"}})
 		if got := errorsIn(diags); !strings.HasPrefix(got, "cluster: Not a group of workers") {

@@ -137,6 +137,8 @@ func TestRefused(t *testing.T) {
 		{etcd, "snapshot_count", 999, "snapshot_count", "between 1000"},
 		{etcd, "on_destroy", "delete", "on_destroy", "one of"},
 
+		{cluster, "citus", object{"group": 1, "database": "shop", "extension_version": "13.2-1"}, "citus.extension_version", "the coordinator's"},
+		{cluster, "citus", object{"group": 0, "database": "shop", "extension_version": "13.2.2"}, "citus.extension_version", "not that of the package"},
 		{cluster, "scope", "a b", "scope", "letters, digits"},
 		{cluster, "namespace", "service", "namespace", "begin and end with '/'"},
 		{cluster, "failure_detection", "slow", "failure_detection", "one of"},

@@ -35,10 +35,11 @@ resource "pgha_etcd_cluster" "dcs" {
 resource "pgha_patroni_cluster" "group" {
   for_each         = var.groups
   scope            = var.scope
-  citus            = { group = tonumber(each.key), database = var.database }
+  citus            = { group = tonumber(each.key), database = var.database, extension_version = each.key == "0" ? var.versions.citus_extension : null }
   etcd             = pgha_etcd_cluster.dcs.access
   allowed_networks = var.allowed_networks
   postgresql       = { parameters = var.parameters }
+  rollout          = { allow_downtime = var.allow_downtime }
 
   deletion_protection = var.deletion_protection
 }

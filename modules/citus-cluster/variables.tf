@@ -31,8 +31,8 @@ variable "allowed_networks" {
 }
 
 variable "versions" {
-  description = "Exact versions to install."
-  type        = object({ etcd = string, patroni = string, postgresql = string, citus = string })
+  description = "Exact versions to install; citus_extension is that of the extension, such as \"13.2-1\", to be raised together with citus."
+  type        = object({ etcd = string, patroni = string, postgresql = string, citus = string, citus_extension = optional(string) })
 }
 
 variable "repositories" {
@@ -57,4 +57,10 @@ variable "deletion_protection" {
   description = "Protects etcd and all groups from being destroyed."
   type        = bool
   default     = true
+}
+
+variable "allow_downtime" {
+  description = "Whether a node may be restarted while no other one could take over: needed for upgrades where groups have two nodes."
+  type        = bool
+  default     = false
 }

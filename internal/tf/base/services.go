@@ -40,6 +40,31 @@ type Services struct {
 	// rollouts are the policies that were planned in this process, by cluster: nodes
 	// are planned after their cluster, and what etcd has is the policy from before.
 	rollouts map[string]*patroni.Rollout
+	// planned are the clusters whose making was planned in this process: true for those that
+	// are in the state, too.
+	planned map[string]bool
+}
+
+// PlanCluster notes that a cluster is planned, and reports whether another resource is to make
+// the same: neither knows of the other. One that is replaced is planned as one that there
+// is, and then as one that is to be made.
+func (s *Services) PlanCluster(c patroni.Cluster, exists bool) (twice bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.planned == nil {
+		s.planned = map[string]bool{}
+	}
+	key := c.Etcd.Key() + " " + c.Prefix()
+	had, seen := s.planned[key]
+	s.planned[key] = had || exists
+	return seen && !had && !exists
+}
+
+// MakeCluster notes that a planned cluster is being made now.
+func (s *Services) MakeCluster(c patroni.Cluster) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.planned, c.Etcd.Key()+" "+c.Prefix())
 }
 
 // PlanRollout notes the policy that is planned for a cluster, nil for the default.

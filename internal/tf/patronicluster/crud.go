@@ -37,6 +37,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 		return false
 	}
 	scope := c.Name()
+	r.S.MakeCluster(c)
 	for _, s := range []string{bring.Superuser, bring.Replication, bring.Rewind, bring.API} {
 		if s != "" {
 			r.S.Redact.Add(s)
@@ -44,7 +45,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 	}
 	a, err := r.S.Patroni("pgha_patroni_cluster "+scope).ApplyCluster(ctx, patroni.ClusterSpec{
 		Cluster: c, Wanted: wanted, Owned: owned, DeletionProtection: m.DeletionProtection.ValueBool(), Bring: bring,
-		Origin: m.origin(), RecoverFrom: m.survivors(ctx, diags), Rollout: m.rollout(ctx, diags),
+		Origin: m.origin(), Extension: m.extension(ctx, diags), RecoverFrom: m.survivors(ctx, diags), Rollout: m.rollout(ctx, diags),
 	})
 	if err != nil {
 		r.S.Fail(diags, "Unable to "+verb+" Patroni cluster "+scope, err)
@@ -61,6 +62,7 @@ func (r *clusterResource) apply(ctx context.Context, m *model, owned []string, b
 		diags.AddWarning(node+" still has the old passwords", r.S.Redact.Apply("Its Patroni was not running and its host could not be reached: "+a.Late[node].Error())+
 			"\nThe old passwords are refused now, so that it cannot join the cluster when it comes back.\nWhat to do: bring the host back and apply again; its pgha_patroni_node then shows what is to be done.")
 	}
+	behind(a.Behind, m.extension(ctx, diags), diags)
 	c.UID = a.UID
 	m.Drift = base.NoDrift()
 	m.ID, m.UID, m.CACertificate = types.StringValue(scope), types.StringValue(a.UID), types.StringValue(string(a.Authority))
@@ -102,6 +104,7 @@ func (r *clusterResource) Read(ctx context.Context, req resource.ReadRequest, re
 	if len(o.Authority) > 0 {
 		m.CACertificate = types.StringValue(string(o.Authority))
 	}
+	o.Drift = append(o.Drift, r.observeExtension(ctx, &m, c, &resp.Diagnostics)...)
 	m.Drift = base.DriftValue(ctx, o.Drift, &resp.Diagnostics)
 	m.UID = types.StringValue(o.UID)
 	c.UID = o.UID

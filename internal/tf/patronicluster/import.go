@@ -51,7 +51,7 @@ func (r *clusterResource) ImportState(ctx context.Context, req resource.ImportSt
 // take fills the model with a cluster that was found.
 func (m *model) take(ctx context.Context, c patroni.Cluster, access types.Object, k patroni.Known, diags *diag.Diagnostics) {
 	m.ID, m.Scope, m.Namespace, m.Etcd = types.StringValue(c.Name()), types.StringValue(c.Scope), types.StringValue(c.Namespace), access
-	m.Citus = connattr.CitusObject(ctx, c.Citus, diags)
+	m.Citus = citusObject(ctx, c.Citus, types.StringNull(), diags)
 	m.UID, m.CACertificate = types.StringValue(c.UID), types.StringValue(string(k.Authority))
 	m.PostgresPort, m.RestAPIPort = types.Int64Value(int64(c.PostgresPort)), types.Int64Value(int64(c.APIPort))
 	m.DeletionProtection, m.OnDestroy = types.BoolValue(true), types.StringValue("keep_data")

@@ -49,6 +49,7 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 				"without one, failsafe_mode = true would not keep the primary writable. Give the networks of all nodes.")
 	}
 	checkSlots(ctx, m, diags)
+	checkCitus(ctx, m, diags)
 	m.rollout(ctx, diags)
 	p := m.pg
 	if p == nil {
@@ -149,7 +150,7 @@ func (m *model) preset(config model) {
 // is not known; the uid may be unknown.
 func (m *model) cluster(ctx context.Context, diags *diag.Diagnostics) (patroni.Cluster, bool) {
 	access, ok := connattr.AccessFrom(ctx, m.Etcd, diags)
-	citus, known := connattr.CitusFrom(ctx, m.Citus, diags)
+	citus, _, known := citusFrom(ctx, m.Citus, diags)
 	if !ok || !known || m.Scope.IsUnknown() || m.Namespace.IsUnknown() || m.PostgresPort.IsUnknown() || m.RestAPIPort.IsUnknown() ||
 		m.TTL.IsUnknown() || m.LoopWait.IsUnknown() || !connattr.Known(m.Initdb) || !connattr.Known(m.TakeOver) || !connattr.Known(m.RestAPIAllowlist) || !m.known() {
 		return patroni.Cluster{}, false
@@ -186,7 +187,7 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	if diags.HasError() {
 		return
 	}
-	if citus, known := connattr.CitusFrom(ctx, m.Citus, diags); known && !m.Scope.IsUnknown() {
+	if citus, _, known := citusFrom(ctx, m.Citus, diags); known && !m.Scope.IsUnknown() {
 		m.ID = types.StringValue(patroni.Cluster{Scope: m.Scope.ValueString(), Citus: citus}.Name())
 	}
 	if !config.FailureDetection.IsUnknown() {
@@ -196,6 +197,14 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	c, ok := m.cluster(ctx, diags)
 	if ok {
 		m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
+		if r.S != nil && r.S.PlanCluster(c, !req.State.Raw.IsNull()) {
+			at := path.Root("scope")
+			if c.Citus != nil {
+				at = path.Root("citus").AtName("group")
+			}
+			diags.AddAttributeError(at, "Two resources are the same cluster",
+				"Another pgha_patroni_cluster of this configuration is "+c.Name()+" on etcd "+c.Etcd.Name+", too.\nWhat to do: give each group of a Citus formation a number of its own, and each other cluster its own scope.")
+		}
 		if r.S != nil && connattr.Known(m.Rollout) {
 			r.S.PlanRollout(c, m.rollout(ctx, diags))
 		}
@@ -206,10 +215,7 @@ func (r *clusterResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	}
 	if !req.State.Raw.IsNull() {
 		passwords(before, m, c, diags)
-		if connattr.Known(m.Citus) && !m.Citus.Equal(before.Citus) {
-			diags.AddAttributeError(path.Root("citus"), "This cannot be changed",
-				"Whether a cluster is a group of a Citus formation, which one, and of which database, is fixed once it exists: its keys, its database and the formation's metadata go by it.\nWhat to do: "+newCluster)
-		}
+		r.planCitus(ctx, before, m, c, diags)
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
 	if !req.State.Raw.IsNull() && !diags.HasError() && m.settled() {

@@ -68,15 +68,7 @@ func (r *clusterResource) Schema(ctx context.Context, _ resource.SchemaRequest, 
 				Validators:          []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`^/([A-Za-z0-9_-]+/)+$`), "must begin and end with '/', with plain names between")},
 				PlanModifiers:       []planmodifier.String{planmod.Fixed(newCluster)},
 			},
-			"citus": schema.SingleNestedAttribute{
-				Optional: true,
-				MarkdownDescription: "Makes the cluster a group of a Citus formation: Patroni makes Citus's extension in `database` and keeps the coordinator's list of nodes. The groups of a formation are clusters with the same `scope`, each with another `group`, nodes and configuration of its own; " +
-					"passwords, certificate authority and the name of the database are the formation's. Citus is installed by `versions.citus` of each node. It cannot be changed.",
-				Attributes: map[string]schema.Attribute{
-					"group":    schema.Int64Attribute{Required: true, MarkdownDescription: "Number of the group: 0 is the coordinator's, others are workers'.", Validators: []validator.Int64{int64validator.Between(0, 1<<31-1)}},
-					"database": schema.StringAttribute{Required: true, MarkdownDescription: "The one database that is distributed.", Validators: []validator.String{stringvalidator.LengthBetween(1, 63), validate.OneLine()}},
-				},
-			},
+			"citus": citusAttribute(),
 			"etcd": schema.ObjectAttribute{
 				Required: true, AttributeTypes: connattr.AccessType.AttrTypes,
 				MarkdownDescription: "The etcd cluster that Patroni works with: `access` of a `pgha_etcd_cluster`.",
