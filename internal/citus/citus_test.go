@@ -57,13 +57,58 @@ func TestText(t *testing.T) {
 }
 
 func TestPreviewText(t *testing.T) {
-	p := Preview{Shards: 32, Bytes: 3 << 20, Tables: []Holding{{1, "items", 16, true}, {1, "orders", 16, true}}, Others: []string{"group 2 (10.0.0.5)"}}
-	const want = "32 shards with 3072 KiB are moved, in a background job of Citus's, while they are read and written:\n  items: 16\n  orders: 16\nThey go to group 2 (10.0.0.5)."
+	others := []Other{{Group: 2, Host: "10.0.0.5", Free: 20 << 20}, {Group: 3, Host: "10.0.0.7", Free: -1, Silent: []string{"d1", "d2"}}}
+	p := Preview{Shards: 32, Bytes: 3 << 20, Tables: []Holding{{1, "items", 16, true}, {1, "orders", 16, true}}, Others: others}
+	const want = "32 shards with 3072 KiB are moved, in a background job of Citus's, while they are read and written:\n  items: 16\n  orders: 16\nThey go to:\n" +
+		"  group 2 (10.0.0.5), where the fullest node has 20 MiB free\n  group 3 (10.0.0.7); not asked for its room, since it does not answer: d1, d2"
 	if got := p.String(); got != want {
 		t.Errorf("it is %q", got)
 	}
 	p.Lost = true
 	if got := p.String(); !strings.Contains(got, "goes with its 32 shards, and they are lost") || !strings.HasSuffix(got, "\n  items: 16\n  orders: 16") {
 		t.Errorf("it is %q", got)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	others := []Other{{Group: 2, Host: "b", Free: 30 << 20}, {Group: 3, Host: "c", Free: 20 << 20}}
+	if err := room(others, 50<<20); err != nil {
+		t.Error(err)
+	}
+	err := room(others, 50<<20+1)
+	if err == nil || !strings.Contains(err.Error(), "the others together have room for 50 MiB: group 2 (b)") {
+		t.Errorf("it says %v", err)
+	}
+	others[0].Free = -1
+	if err := room(others, 1<<40); err != nil {
+		t.Errorf("it is refused although nobody knows: %v", err)
+	}
+}
+
+func TestJoiningText(t *testing.T) {
+	j := Joining{Shards: 10, AllShards: 32, Bytes: 1 << 20, AllBytes: 3 << 20}
+	if got := j.String(); !strings.HasPrefix(got, "About 10 of 32 shards, with 1024 KiB of 3072 KiB, are moved, an even share") {
+		t.Errorf("it is %q", got)
+	}
+	j.Planned = true
+	if got := j.String(); !strings.HasPrefix(got, "10 of 32 shards, with 1024 KiB of 3072 KiB, are moved, as Citus plans now. ") {
+		t.Errorf("it is %q", got)
+	}
+}
+
+func TestStrategy(t *testing.T) {
+	tenth := 0.1
+	for _, c := range []struct {
+		m    Moving
+		want string
+	}{
+		{Moving{}, "null"},
+		{Moving{Strategy: "by_disk_size"}, "E'by_disk_size'"},
+		{Moving{Threshold: &tenth}, "E'pgha_default_0.1'"},
+		{Moving{Strategy: "by_shard_count", Threshold: &tenth}, "E'pgha_by_shard_count_0.1'"},
+	} {
+		if got := c.m.strategy(); got != c.want {
+			t.Errorf("%+v is %s, and not %s", c.m, got, c.want)
+		}
 	}
 }

@@ -185,7 +185,8 @@ func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error 
 		case !p.Ready():
 			return false, fmt.Sprintf("%s is active: %t, has metadata: %t, synced: %t", p.Host, p.Active, p.Metadata, p.Synced), nil
 		}
-		return true, "", nil
+		differ, err := m.differs(ctx, b, s)
+		return differ == "" && err == nil, differ, err
 	})
 	if err != nil {
 		return problem.Fill(err, problem.Error{
@@ -194,6 +195,28 @@ func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error 
 		})
 	}
 	return nil
+}
+
+// differs says that the group's extension is of another version than the coordinator's: that
+// is so for a moment while both are upgraded, and otherwise a mistake.
+func (m Manager) differs(ctx context.Context, b *patroni.Database, s Spec) (string, error) {
+	own, err := m.Database(ctx, s.Group, s.Group.Citus.Database)
+	if err != nil {
+		return "", err
+	}
+	type row struct {
+		Version string `json:"extversion"`
+	}
+	const query = "select extversion from pg_extension where extname = 'citus'"
+	here, err := patroni.List[row](ctx, own, "citus.version", query)
+	if err != nil {
+		return "", err
+	}
+	there, err := patroni.List[row](ctx, b, "citus.version", query)
+	if err != nil || len(here) != 1 || len(there) != 1 || here[0] == there[0] {
+		return "", err
+	}
+	return fmt.Sprintf("its extension is %s, and the coordinator's %s: all groups need versions.citus of the same minor version", here[0].Version, there[0].Version), nil
 }
 
 // patience is how long Patroni takes to register a group: two of its loops, by default.
@@ -351,82 +374,6 @@ func (m Manager) canLeave(ctx context.Context, b *patroni.Database, s Spec, stay
 
 // errWhole: there is no other group, and the whole formation may go.
 var errWhole = errors.New("the whole formation is to go")
-
-// Preview is what a drain has to move.
-type Preview struct {
-	Shards int64
-	Bytes  int64
-	Tables []Holding
-	Others []string // the groups that they go to
-	// Lost: there is no other group, and the formation is not protected from deletion.
-	Lost bool
-}
-
-// String is the preview for people.
-func (p Preview) String() string {
-	var b strings.Builder
-	if p.Lost {
-		fmt.Fprintf(&b, "No other group may have shards, and the formation is not protected from deletion: the group goes with its %d shards, and they are lost when its last node goes:", p.Shards)
-		for _, t := range p.Tables {
-			fmt.Fprintf(&b, "\n  %s: %d", t.Table, t.Shards)
-		}
-		return b.String()
-	}
-	fmt.Fprintf(&b, "%d shards with %s are moved, in a background job of Citus's, while they are read and written:", p.Shards, size(p.Bytes))
-	for _, t := range p.Tables {
-		fmt.Fprintf(&b, "\n  %s: %d", t.Table, t.Shards)
-	}
-	fmt.Fprintf(&b, "\nThey go to %s.", strings.Join(p.Others, ", "))
-	return b.String()
-}
-
-func size(bytes int64) string {
-	if bytes < 10<<20 {
-		return fmt.Sprintf("%d KiB", bytes>>10)
-	}
-	return fmt.Sprintf("%d MiB", bytes>>20)
-}
-
-// Preview looks at what a drain would move, and refuses what cannot be moved.
-func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
-	b, err := m.open(ctx, s.Group)
-	if err != nil {
-		return p, err
-	}
-	all, err := Nodes(ctx, b)
-	if err != nil {
-		return p, err
-	}
-	mine, there := primary(all, s.number())
-	if !there {
-		return p, nil
-	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
-		return p, err
-	}
-	if p.Tables, p.Shards = of(held, s.number()); p.Shards == 0 {
-		return p, nil
-	}
-	if err := m.canLeave(ctx, b, s, s.Drain); errors.Is(err, errWhole) {
-		p.Lost = true
-		return p, nil
-	} else if err != nil {
-		return Preview{}, err
-	}
-	for _, n := range all {
-		if n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards {
-			p.Others = append(p.Others, fmt.Sprintf("group %d (%s)", n.Group, n.Host))
-		}
-	}
-	bytes, err := patroni.List[struct {
-		Bytes int64 `json:"bytes"`
-	}](ctx, b, "citus.size", fmt.Sprintf("select coalesce(sum(shard_size), 0)::bigint as bytes from citus_shards where nodename = %s and nodeport = %d and citus_table_type <> 'reference'", patroni.Literal(mine.Host), mine.Port))
-	if err == nil && len(bytes) == 1 {
-		p.Bytes = bytes[0].Bytes
-	}
-	return p, err
-}
 
 // Leave drains a group that is to go. A refused or failed drain leaves it as it was. Of
 // several groups that go at once, one goes after the other.

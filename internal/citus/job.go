@@ -1,6 +1,7 @@
 package citus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,18 +40,55 @@ func Jobs(ctx context.Context, b *patroni.Database) ([]Job, error) {
 type Moving struct {
 	Strategy string // empty is Citus's default
 	Mode     string // auto, force_logical, block_writes
+	// Threshold is how far groups may differ in what the strategy counts before shards are
+	// moved, as a part of the average; nil is the strategy's own.
+	Threshold *float64
+}
+
+// own is the name of the strategy that a threshold of ours makes of the wanted one, empty if
+// there is none. Citus takes a threshold for a job from its strategy alone.
+func (m Moving) own() string {
+	if m.Threshold == nil {
+		return ""
+	}
+	return fmt.Sprintf("pgha_%s_%g", cmp.Or(m.Strategy, "default"), *m.Threshold)
+}
+
+// strategy is the strategy's name in SQL.
+func (m Moving) strategy() string {
+	name := cmp.Or(m.own(), m.Strategy)
+	if name == "" {
+		return "null"
+	}
+	return patroni.Literal(name)
+}
+
+// prepare makes the strategy that has our threshold.
+func (m Moving) prepare(ctx context.Context, b *patroni.Database) error {
+	if m.own() == "" {
+		return nil
+	}
+	base := "default_strategy"
+	if m.Strategy != "" {
+		base = "name = " + patroni.Literal(m.Strategy)
+	}
+	if _, err := b.Rows(ctx, "citus.strategy", fmt.Sprintf(`select citus_add_rebalance_strategy(%[1]s, s.shard_cost_function, s.node_capacity_function, s.shard_allowed_on_node_function,
+ %[2]g, least(s.minimum_threshold, %[2]g), s.improvement_threshold)
+from pg_dist_rebalance_strategy s where %[3]s and not exists (select from pg_dist_rebalance_strategy where name = %[1]s)`, patroni.Literal(m.own()), *m.Threshold, base)); err != nil {
+		return err
+	}
+	return nil
 }
 
 // begin starts to move shards: to where the strategy wants them, or with drain only off
 // those that are not to have any. It returns zero where there is nothing to move.
 func (m Moving) begin(ctx context.Context, b *patroni.Database, drain bool) (int64, error) {
-	strategy := "null"
-	if m.Strategy != "" {
-		strategy = patroni.Literal(m.Strategy)
+	if err := m.prepare(ctx, b); err != nil {
+		return 0, err
 	}
 	ids, err := patroni.List[struct {
 		ID *int64 `json:"id"`
-	}](ctx, b, "citus.rebalance", fmt.Sprintf(`select citus_rebalance_start(rebalance_strategy := %s, drain_only := %t, shard_transfer_mode := %s) as id`, strategy, drain, patroni.Literal(m.Mode)))
+	}](ctx, b, "citus.rebalance", fmt.Sprintf(`select citus_rebalance_start(rebalance_strategy := %s, drain_only := %t, shard_transfer_mode := %s) as id`, m.strategy(), drain, patroni.Literal(m.Mode)))
 	if err != nil || len(ids) == 0 || ids[0].ID == nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
+	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
 
 // Database is a database of a cluster, on whichever node is its primary at the moment.
@@ -75,6 +76,29 @@ func (m *Manager) Addresses(ctx context.Context, c Cluster) (map[string]string, 
 		addresses[name] = r.Address
 	}
 	return addresses, nil
+}
+
+// Free is what the fullest of the nodes of a group has left on the disk of its data, in
+// bytes, negative if none answers; and the names of those that do not.
+func (m *Manager) Free(ctx context.Context, c Cluster, group int) (least int64, silent []string, err error) {
+	do, err := m.open(ctx, c.in(group))
+	if err != nil {
+		return -1, nil, err
+	}
+	least = -1
+	for _, name := range sortedKeys(do.Known.Nodes) {
+		r := do.Known.Nodes[name]
+		var p remote.Probe
+		f, err := p.Disk(r.DataDir).Run(ctx, m.Fleet.Host(r.Target))
+		if err != nil {
+			silent = append(silent, name)
+			continue
+		}
+		if free := f.Disk(r.DataDir).Free; least < 0 || free < least {
+			least = free
+		}
+	}
+	return least, silent, nil
 }
 
 // ErrNoPrimary says that nobody takes writes.

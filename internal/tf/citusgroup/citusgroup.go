@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/float64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -51,6 +52,7 @@ type model struct {
 	Drain            types.Bool     `tfsdk:"drain"`
 	Rebalance        types.String   `tfsdk:"rebalance"`
 	Strategy         types.String   `tfsdk:"rebalance_strategy"`
+	Threshold        types.Float64  `tfsdk:"rebalance_threshold"`
 	Mode             types.String   `tfsdk:"shard_transfer_mode"`
 	Drift            types.List     `tfsdk:"drift"`
 	Timeouts         timeouts.Value `tfsdk:"timeouts"`
@@ -97,6 +99,10 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 				Optional: true, MarkdownDescription: "Citus's strategy of rebalancing, such as `by_shard_count` or `by_disk_size`; Citus's own default unless given.",
 				Validators: []validator.String{stringvalidator.LengthBetween(1, 63), validate.OneLine()},
 			},
+			"rebalance_threshold": schema.Float64Attribute{
+				Optional: true, MarkdownDescription: "How much more or less than the average a group may have, as a part of it, before shards are moved: `0.1` is a tenth. The strategy's own unless given; with it the coordinator gets a strategy `pgha_<strategy>_<threshold>` of its own, since Citus takes a threshold from the strategy alone.",
+				Validators: []validator.Float64{float64validator.Between(0, 1)},
+			},
 			"shard_transfer_mode": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString("auto"),
 				MarkdownDescription: "How shards are moved: `auto` (the default) while they are written to, which needs a primary key or a replica identity in each table; `force_logical` also without one, but updates and deletes of such tables fail meanwhile; `block_writes` blocks all writes to a shard while it is moved.",
@@ -111,12 +117,12 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 // spec is the group that the model describes. It returns false while that is not known.
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (citus.Spec, bool) {
 	c, ok := connattr.ClusterFrom(ctx, m.Cluster, diags)
-	if !ok || c.Citus == nil || m.ShouldHaveShards.IsUnknown() || m.Drain.IsUnknown() || m.Rebalance.IsUnknown() || m.Strategy.IsUnknown() || m.Mode.IsUnknown() {
+	if !ok || c.Citus == nil || m.ShouldHaveShards.IsUnknown() || m.Drain.IsUnknown() || m.Rebalance.IsUnknown() || m.Strategy.IsUnknown() || m.Threshold.IsUnknown() || m.Mode.IsUnknown() {
 		return citus.Spec{}, false
 	}
 	return citus.Spec{
 		Group: c, Shards: m.ShouldHaveShards.ValueBool(), Drain: m.Drain.ValueBool(), OnJoin: m.Rebalance.ValueString() == "on_join",
-		Moving: citus.Moving{Strategy: m.Strategy.ValueString(), Mode: m.Mode.ValueString()},
+		Moving: citus.Moving{Strategy: m.Strategy.ValueString(), Threshold: m.Threshold.ValueFloat64Pointer(), Mode: m.Mode.ValueString()},
 	}, true
 }
 
@@ -150,8 +156,30 @@ func (r *groupResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanR
 	}
 	m.ID = types.StringValue(c.Name())
 	diags.Append(resp.Plan.Set(ctx, &m)...)
-	if s, ok := m.spec(ctx, diags); ok && s.Drain && !before.Drain.ValueBool() && !req.State.Raw.IsNull() {
+	switch s, ok := m.spec(ctx, diags); {
+	case !ok:
+	case s.Drain && !before.Drain.ValueBool() && !req.State.Raw.IsNull():
 		r.preview(ctx, s, "Applying this moves all shards off the group "+c.Name(), diags)
+	case !req.Plan.Raw.Equal(req.State.Raw):
+		r.previewJoin(ctx, s, diags)
+	}
+}
+
+// previewJoin says how much is moved onto the group. Of a formation that cannot be asked,
+// since it is only to come, nothing is said.
+func (r *groupResource) previewJoin(ctx context.Context, s citus.Spec, diags *diag.Diagnostics) {
+	if r.S == nil {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, previewTimeout)
+	defer cancel()
+	j, err := r.manager(s).PreviewJoin(bounded, s)
+	if err != nil {
+		r.S.Log.InfoContext(ctx, "what is moved onto the group could not be found out", "group", s.Group.Name(), "error", err)
+		return
+	}
+	if j.Shards > 0 {
+		diags.AddWarning("Applying this moves shards onto the group "+s.Group.Name(), j.String())
 	}
 }
 
