@@ -65,11 +65,16 @@ func (s *suite) deployWithProvider(ctx context.Context, lab *labhost.Lab) (time.
 	if err != nil {
 		return 0, err
 	}
+	return s.complete("provider.out", s.deployment(ctx, m), func() (time.Duration, error) { return awaitStreaming(ctx, lab) })
+}
+
+// deployment is the apply of a module. Its progress file is kept, if anything is.
+func (s *suite) deployment(ctx context.Context, m *module) *exec.Cmd {
 	cmd := m.command(ctx, apply...)
 	if s.logs != "" {
 		cmd.Env = append(cmd.Env, "PGHA_PROGRESS_FILE="+s.logFile("provider.progress"))
 	}
-	return s.complete(ctx, lab, "provider.out", cmd)
+	return cmd
 }
 
 // quickstart is examples/quickstart for a lab's hosts.
@@ -78,6 +83,11 @@ func (s *suite) quickstart(lab *labhost.Lab) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.quickstartOn(lab, names(lab), v)
+}
+
+// quickstartOn is quickstart for some of the hosts, and these versions.
+func (s *suite) quickstartOn(lab *labhost.Lab, on []string, v versions) (*module, error) {
 	m, err := s.newModule(lab.Env()...)
 	if err != nil {
 		return nil, err
@@ -86,16 +96,18 @@ func (s *suite) quickstart(lab *labhost.Lab) (*module, error) {
 		return nil, err
 	}
 	hosts := map[string]string{}
-	for _, h := range lab.Hosts() {
-		hosts[h.Name] = h.Addr
+	for _, name := range on {
+		hosts[name] = lab.Host(name).Addr
 	}
 	err = m.writeJSON("lab.auto.tfvars.json", map[string]any{"hosts": hosts, "allowed_networks": []string{network(lab)}, "versions": v})
 	if err != nil {
 		return nil, err
 	}
-	// The lab's hosts have the clock of this machine: none has to keep it.
-	return m, m.write("lab_override.tf", "resource \"pgha_host\" \"db\" {\n  time_sync = \"off\"\n}\n")
+	return m, m.write("lab_override.tf", hostOverride)
 }
+
+// hostOverride: the lab's hosts have the clock of this machine, and none has to keep it.
+const hostOverride = "resource \"pgha_host\" \"db\" {\n  time_sync = \"off\"\n}\n"
 
 // deployWithShell runs bench/yardstick.sh on a lab's hosts.
 func (s *suite) deployWithShell(ctx context.Context, lab *labhost.Lab) (time.Duration, error) {
@@ -111,12 +123,12 @@ func (s *suite) deployWithShell(ctx context.Context, lab *labhost.Lab) (time.Dur
 	cmd.Env = append(os.Environ(),
 		"SSH_CONFIG="+lab.SSHConfigFile, "HOSTS="+strings.Join(hosts, " "), "NETWORK="+network(lab),
 		"ETCD_VERSION="+v.Etcd, "PATRONI_VERSION="+v.Patroni, "POSTGRES_VERSION="+v.PostgreSQL)
-	return s.complete(ctx, lab, "shell.out", cmd)
+	return s.complete("shell.out", cmd, func() (time.Duration, error) { return awaitStreaming(ctx, lab) })
 }
 
 // complete is the time until the cluster is complete: that of the command, and
 // what the cluster took afterwards if the command ended too early.
-func (s *suite) complete(ctx context.Context, lab *labhost.Lab, log string, cmd *exec.Cmd) (time.Duration, error) {
+func (s *suite) complete(log string, cmd *exec.Cmd, await func() (time.Duration, error)) (time.Duration, error) {
 	took, out, err := timed(cmd)
 	if s.logs != "" {
 		err = errors.Join(err, os.WriteFile(s.logFile(log), []byte(out), 0o600))
@@ -124,7 +136,7 @@ func (s *suite) complete(ctx context.Context, lab *labhost.Lab, log string, cmd 
 	if err != nil {
 		return 0, err
 	}
-	late, err := awaitStreaming(ctx, lab)
+	late, err := await()
 	return took + late, err
 }
 

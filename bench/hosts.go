@@ -18,13 +18,18 @@ var inspectScript string
 
 // onHosts brings up three new hosts in a lab of their own, and removes them
 // afterwards, whatever happens meanwhile.
-func (s *suite) onHosts(ctx context.Context, image labhost.Image, use func(context.Context, *labhost.Lab) error) (err error) {
+func (s *suite) onHosts(ctx context.Context, image labhost.Image, use func(context.Context, *labhost.Lab) error) error {
+	return s.onNamed(ctx, image, []string{"pg1", "pg2", "pg3"}, use)
+}
+
+// onNamed is onHosts for hosts of these names.
+func (s *suite) onNamed(ctx context.Context, image labhost.Image, hosts []string, use func(context.Context, *labhost.Lab) error) (err error) {
 	o := labhost.Options{
 		Name: fmt.Sprintf("bench-%d", os.Getpid()), Image: image, Ephemeral: true,
 		// Far from what labs choose by themselves: one of another user, with
 		// another cache, that starts in the same moment could choose the same.
 		Net:         fmt.Sprintf("10.%d", 200+os.Getpid()%50),
-		Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: []string{"pg1", "pg2", "pg3"}}},
+		Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: hosts}},
 	}
 	// A run that was killed could not remove its own.
 	if err := labhost.DownAbandoned(ctx, o); err != nil {
@@ -74,24 +79,38 @@ func octets(lab *labhost.Lab) string {
 	return parts[0] + "." + parts[1]
 }
 
-// sql asks the server on a host.
-func sql(ctx context.Context, lab *labhost.Lab, host, query string) (string, error) {
-	return lab.SSH(ctx, host, "cd / && runuser -u postgres -- psql -XAtqc '"+strings.ReplaceAll(query, "'", `'\''`)+"'")
+// names are those of all of a lab's hosts.
+func names(lab *labhost.Lab) []string {
+	var list []string
+	for _, h := range lab.Hosts() {
+		list = append(list, h.Name)
+	}
+	return list
 }
 
-// streams reports whether exactly one host has a primary, and that all others
-// stream from it, by what the servers themselves say.
-func streams(ctx context.Context, lab *labhost.Lab) (bool, error) {
+// sql asks the server on a host.
+func sql(ctx context.Context, lab *labhost.Lab, host, query string) (string, error) {
+	return sqlIn(ctx, lab, host, "postgres", query)
+}
+
+// sqlIn asks it in a database.
+func sqlIn(ctx context.Context, lab *labhost.Lab, host, database, query string) (string, error) {
+	return lab.SSH(ctx, host, "cd / && runuser -u postgres -- psql -XAtqd "+database+" -c '"+strings.ReplaceAll(query, "'", `'\''`)+"'")
+}
+
+// streams reports whether exactly one of the hosts has a primary, and that all
+// others stream from it, by what the servers themselves say.
+func streams(ctx context.Context, lab *labhost.Lab, hosts []string) (bool, error) {
 	const query = `select case when pg_is_in_recovery() then -1 else
 		(select count(*) from pg_stat_replication where state = 'streaming' and application_name <> 'pg_basebackup') end`
 	primaries := 0
-	for _, h := range lab.Hosts() {
-		out, err := sql(ctx, lab, h.Name, query)
+	for _, h := range hosts {
+		out, err := sql(ctx, lab, h, query)
 		switch {
 		case err != nil:
 			return false, err
 		case out == "-1":
-		case out != fmt.Sprint(len(lab.Hosts())-1):
+		case out != fmt.Sprint(len(hosts)-1):
 			return false, nil
 		default:
 			primaries++
@@ -100,16 +119,21 @@ func streams(ctx context.Context, lab *labhost.Lab) (bool, error) {
 	return primaries == 1, nil
 }
 
-// awaitStreaming returns how long after the call the cluster was complete: zero
-// if it was when first looked at.
+// awaitStreaming returns how long after the call the cluster of all hosts was
+// complete: zero if it was when first looked at.
 func awaitStreaming(ctx context.Context, lab *labhost.Lab) (time.Duration, error) {
+	return awaitComplete(ctx, func(ctx context.Context) (bool, error) { return streams(ctx, lab, names(lab)) })
+}
+
+// awaitComplete is awaitStreaming for what else there is to wait for.
+func awaitComplete(ctx context.Context, complete func(context.Context) (bool, error)) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	begin := time.Now()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for first := true; ; first = false {
-		ok, err := streams(ctx, lab)
+		ok, err := complete(ctx)
 		switch {
 		case err != nil:
 			return 0, err

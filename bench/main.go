@@ -80,6 +80,9 @@ func run(ctx context.Context) error {
 	if len(results) > 0 {
 		fmt.Print(table(results))
 	}
+	for _, line := range s.skipped {
+		fmt.Println(line)
+	}
 	if err != nil || *out == "" {
 		return err
 	}

@@ -28,6 +28,9 @@ var benchmarks = []benchmark{
 	{"plan_noop_3_nodes", "a plan without changes for such a cluster, and its SSH sessions", 10, planNoop},
 	{"etcd_upgrade_3", "the turns of a rolling upgrade of three members of etcd, the members' own restarts, and the longest stall of writes meanwhile", 3, etcdUpgrade},
 	{"upgrade_write_gap", "three nodes to another minor version of PostgreSQL: the longest gap in a client's writes, switchovers, failed transactions, time in all, and the gap of a bare switchover", 10, nodeUpgrade},
+	{"citus_deploy", "bare hosts to a Citus formation of a coordinator and two groups of workers, two hosts each, and to a cluster of three", 3, citusDeploy},
+	{"citus_rebalance", "shards moved onto a group of workers by an apply, and by hand with the same functions of Citus", 3, citusRebalance},
+	{"citus_gap_worker", "the longest gap in the writes of a client of the coordinator at a switchover of a group of workers, and of the coordinator", 10, citusGaps},
 	{"refresh_10", "a refresh of 10 simulated hosts, and the provider's memory", 10, refresh(10)},
 	{"refresh_100", "the same of 100", 5, refresh(100)},
 	{"refresh_1000", "the same of 1000", 5, refresh(1000)},
@@ -40,6 +43,7 @@ type suite struct {
 	provider string // the provider, built from this tree
 	logs     string // folder for what deployments printed, "" for none
 	start    time.Time
+	skipped  []string // what could not be measured here, and why
 }
 
 // newSuite finds the CLI and builds the provider.
@@ -96,6 +100,11 @@ func (s *suite) measure(ctx context.Context, chosen []benchmark, runs int) ([]Re
 			n = runs
 		}
 		results, err := b.measure(ctx, s, n)
+		if errors.Is(err, errSkip) {
+			s.skipped = append(s.skipped, fmt.Sprintf("SKIPPED: %s: %v", b.name, err))
+			s.logf("%s", s.skipped[len(s.skipped)-1])
+			continue
+		}
 		if err != nil {
 			return relate(all), fmt.Errorf("%s: %w", b.name, err)
 		}
@@ -104,6 +113,9 @@ func (s *suite) measure(ctx context.Context, chosen []benchmark, runs int) ([]Re
 	s.logf("load %s", load())
 	return relate(all), nil
 }
+
+// errSkip: something cannot be measured with what the lab has. All else is.
+var errSkip = errors.New("not measured")
 
 // load is this machine's load average: numbers from a busy machine say little.
 func load() string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -28,7 +27,7 @@ func nodeUpgrade(ctx context.Context, s *suite, runs int) ([]Result, error) {
 		defer u.w.Stop()
 		for i := range runs {
 			broken := u.w.Broken()
-			gap, err := u.switchover(ctx)
+			gap, err := switchover(ctx, u.lab, u.w, names(u.lab), "")
 			if err != nil {
 				return fmt.Errorf("a bare switchover: %w", err)
 			}
@@ -105,7 +104,7 @@ func (s *suite) upgrading(ctx context.Context, lab *labhost.Lab) (*upgraded, err
 	if _, err := awaitStreaming(ctx, lab); err != nil {
 		return nil, err
 	}
-	leader, err := u.leader(ctx)
+	leader, err := leaderOf(ctx, u.lab, names(u.lab))
 	if err != nil {
 		return nil, err
 	}
@@ -144,63 +143,9 @@ func (u *upgraded) upgrade(ctx context.Context, postgres string) (time.Duration,
 	return took, nil
 }
 
-const patronictl = "patronictl -c /etc/patroni/config.yml "
-
-// leader is the name of the member that leads.
-func (u *upgraded) leader(ctx context.Context) (string, error) {
-	for _, h := range u.lab.Hosts() {
-		out, err := sql(ctx, u.lab, h.Name, "select not pg_is_in_recovery()")
-		if err == nil && strings.TrimSpace(out) == "t" {
-			return h.Name, nil
-		}
-	}
-	return "", errors.New("there is no leader")
-}
-
-// switchover asks for one and nothing else, waits until all stream again, and returns
-// how long nothing was written.
-func (u *upgraded) switchover(ctx context.Context) (time.Duration, error) {
-	leader, err := u.leader(ctx)
-	if err != nil {
-		return 0, err
-	}
-	candidate := ""
-	for _, h := range u.lab.Hosts() {
-		if h.Name != leader {
-			candidate = h.Name
-		}
-	}
-	said := ""
-	for try := 0; !strings.Contains(said, "Successfully"); try++ {
-		if try == 5 {
-			return 0, errors.New(said)
-		}
-		// A candidate that has only just come up is refused.
-		u.w.TakeGap()
-		if said, err = u.lab.SSH(ctx, leader, patronictl+"switchover --force --candidate "+candidate); err != nil {
-			return 0, err
-		}
-	}
-	for ok := false; !ok; {
-		if ok, err = streams(ctx, u.lab); err != nil {
-			ok = false // the former leader is on its way up
-		}
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-	}
-	gap := u.w.TakeGap()
-	if now, err := u.leader(ctx); err != nil {
-		return 0, err
-	} else if now != candidate {
-		return 0, fmt.Errorf("%s leads, and not %s: %s", now, candidate, said)
-	}
-	return gap, nil
-}
-
 // changes is how often the leader has changed so far: each is a new timeline.
 func (u *upgraded) changes(ctx context.Context) (int, error) {
-	leader, err := u.leader(ctx)
+	leader, err := leaderOf(ctx, u.lab, names(u.lab))
 	if err != nil {
 		return 0, err
 	}
