@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,17 +108,14 @@ func TestImport(t *testing.T) {
 	s.NoChanges(ctx)
 }
 
-// byHand makes a cluster as a person does with Debian's packages: etcd in the
-// clear, and a configuration file of Patroni's with comments. Dynamic is what
-// bootstrap.dcs has.
-func (s *site) byHand(dynamic string) {
-	var members, endpoints []string
-	for _, h := range s.lab.Hosts() {
-		members = append(members, fmt.Sprintf("%s=http://%s:2380", h.Name, h.Addr))
-		endpoints = append(endpoints, h.Addr+":2379")
+// etcdByHand makes etcd on hosts as a person does with Debian's packages: in the clear.
+func (s *site) etcdByHand(hosts ...string) {
+	var members []string
+	for _, h := range hosts {
+		members = append(members, fmt.Sprintf("%s=http://%s:2380", h, s.lab.Host(h).Addr))
 	}
-	for _, h := range s.lab.Hosts() {
-		s.on(h.Name, fmt.Sprintf(`cat >/etc/default/etcd <<'END'
+	for _, h := range hosts {
+		s.on(h, fmt.Sprintf(`cat >/etc/default/etcd <<'END'
 ETCD_NAME=%[1]s
 ETCD_DATA_DIR="/var/lib/etcd/by-hand"
 ETCD_LISTEN_PEER_URLS=http://%[2]s:2380
@@ -128,21 +126,39 @@ ETCD_INITIAL_CLUSTER=%[3]s
 ETCD_INITIAL_CLUSTER_STATE=new
 ETCD_INITIAL_CLUSTER_TOKEN=by-hand
 END
-cat >/etc/patroni/config.yml <<'END'
+systemctl -q enable etcd 2>/dev/null; systemctl start --no-block etcd`, h, s.lab.Host(h).Addr, strings.Join(members, ",")))
+	}
+}
+
+// handNode is a node as a person configures it.
+type handNode struct {
+	host, scope string
+	etcdOn      []string
+	dynamic     string // what bootstrap.dcs has
+	more        string // further sections
+}
+
+// patroniByHand configures Patroni on a host, in a file with comments, and does not start it.
+func (s *site) patroniByHand(n handNode) {
+	var endpoints []string
+	for _, h := range n.etcdOn {
+		endpoints = append(endpoints, s.lab.Host(h).Addr+":2379")
+	}
+	s.on(n.host, fmt.Sprintf(`cat >/etc/patroni/config.yml <<'END'
 # Written by Alice. Do not touch without asking her.
-scope: main
+scope: %[5]s
 name: %[1]s
-restapi:
+%[6]srestapi:
   listen: 0.0.0.0:8008
   connect_address: %[2]s:8008
   authentication:
     username: admin
     password: alice-api-password
 etcd3:
-  hosts: %[4]s   # all three
+  hosts: %[3]s   # all three
 bootstrap:
   dcs:
-%[5]s
+%[4]s
   initdb:
   - encoding: UTF8
   - data-checksums
@@ -172,19 +188,36 @@ tags:
   datacenter: here
 END
 chown root:postgres /etc/patroni/config.yml && chmod 640 /etc/patroni/config.yml
-systemctl -q enable etcd patroni 2>/dev/null; systemctl start --no-block etcd`,
-			h.Name, h.Addr, strings.Join(members, ","), strings.Join(endpoints, ","), dynamic))
-	}
-	first := s.lab.Hosts()[0].Name
-	s.on(first, "systemctl start patroni")
-	s.eventually("a leader", time.Minute, func(ctx context.Context) (bool, string) {
-		out, err := s.lab.SSH(ctx, first, "patronictl -c /etc/patroni/config.yml list -f json")
-		return err == nil && strings.Contains(out, `"Role": "Leader", "State": "running"`), fmt.Sprint(out, err)
+systemctl -q enable patroni 2>/dev/null`, n.host, s.lab.Host(n.host).Addr, strings.Join(endpoints, ","), n.dynamic, n.scope, n.more))
+}
+
+// leadsByHand waits until a host's Patroni leads.
+func (s *site) leadsByHand(host string) {
+	s.eventually(host+" to lead", time.Minute, func(ctx context.Context) (bool, string) {
+		out, err := s.lab.SSH(ctx, host, "patronictl -c /etc/patroni/config.yml list -f json")
+		var list []member
+		_ = json.Unmarshal([]byte(out), &list)
+		return err == nil && slices.ContainsFunc(list, func(m member) bool { return m.Member == host && m.Role == "Leader" && m.State == "running" }), fmt.Sprint(out, err)
 	})
-	for _, h := range s.lab.Hosts()[1:] {
-		s.on(h.Name, "systemctl start patroni")
+}
+
+// byHand makes a cluster as a person does with Debian's packages. Dynamic is what
+// bootstrap.dcs has.
+func (s *site) byHand(dynamic string) {
+	var all []string
+	for _, h := range s.lab.Hosts() {
+		all = append(all, h.Name)
 	}
-	s.healthy(first, "pg1", "pg2", "pg3")
+	for _, h := range all {
+		s.patroniByHand(handNode{host: h, scope: "main", etcdOn: all, dynamic: dynamic})
+	}
+	s.etcdByHand(all...)
+	s.on(all[0], "systemctl start patroni")
+	s.leadsByHand(all[0])
+	for _, h := range all[1:] {
+		s.on(h, "systemctl start patroni")
+	}
+	s.healthy(all[0], "pg1", "pg2", "pg3")
 }
 
 const handMade = `    ttl: 30

@@ -72,6 +72,9 @@ func (m Manager) look(ctx context.Context, b *patroni.Database, s Spec) (o Obser
 	}
 	o.Shards = p.ShouldHaveShards
 	_, o.Held = of(held, s.number())
+	if s.Group.Adopted() {
+		return o, nil // of a node that is down there may be no note that it is one
+	}
 	known, err := m.Addresses(ctx, s.Group)
 	if err != nil {
 		return o, err

@@ -45,7 +45,6 @@ func (m *Manager) alone(ctx context.Context, c Cluster, what string) (context.Co
 	do.locked = true
 	release := func() { unlock(); leave() }
 	if do.Known, err = c.Load(ctx, do.KV); err == nil {
-		do.Known.complete(c)
 		err = c.Require(do.Known)
 	}
 	if err == nil && do.Known.Restored != "" {

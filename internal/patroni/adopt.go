@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/debver"
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
+	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
 )
@@ -34,7 +36,7 @@ func (c Cluster) Adopted() bool { return strings.HasPrefix(c.UID, adoptedPrefix)
 // present makes sure that etcd has the cluster that was adopted, and not another
 // one of the same scope.
 func (c Cluster) present(k Known) error {
-	if adoptedPrefix+k.Initialize == c.UID {
+	if k.Initialize != "" && (c.UID == adoptedPrefix || c.UID == adoptedPrefix+k.Initialize) {
 		return nil
 	}
 	found := "nothing of it"
@@ -43,7 +45,7 @@ func (c Cluster) present(k Known) error {
 	}
 	return &problem.Error{
 		Step:  "look the cluster up in etcd",
-		Cause: fmt.Errorf("the cluster %s has the system identifier %s, and etcd %s has %s", c.Name(), strings.TrimPrefix(c.UID, adoptedPrefix), c.Etcd.Name, found),
+		Cause: fmt.Errorf("the cluster %s has the system identifier %s, and etcd %s has %s", c.Name(), cmp.Or(strings.TrimPrefix(c.UID, adoptedPrefix), "that it was made with"), c.Etcd.Name, found),
 		Left:  "everything.", Do: "find out what became of etcd's data before anything else.",
 	}
 }
@@ -58,17 +60,23 @@ func (m Member) addressOf() string {
 }
 
 // complete adds those nodes of which there is no note yet, but that run on the
-// hosts of etcd's members: how these are reached is known.
+// hosts of etcd's members: how these are reached is known. Those of a Citus formation
+// are added in any case: whatever is done with a group goes through the coordinator's
+// primary and its own, wherever these are, and a formation has more hosts than etcd.
 func (k *Known) complete(c Cluster) {
 	if !c.Adopted() {
 		return
 	}
 	for name, m := range k.Members {
-		if _, noted := k.Nodes[name]; noted {
+		address := m.addressOf()
+		if _, noted := k.Nodes[name]; noted || address == "" {
 			continue
 		}
+		if c.Citus != nil {
+			k.Nodes[name] = NodeRecord{Name: name, Address: address, Target: host.Target{Name: name, Address: address}}
+		}
 		for _, em := range c.Etcd.Members {
-			if em.Address == m.addressOf() {
+			if em.Address == address {
 				k.Nodes[name] = NodeRecord{Name: name, Address: em.Address, Target: em.Target}
 			}
 		}
@@ -163,6 +171,9 @@ func (m *Manager) Identify(ctx context.Context, c Cluster, nodes map[string]etcd
 		}
 	}
 	if k.Initialize == "" {
+		if err := do.ungrouped(ctx, c); err != nil {
+			return c, k, err
+		}
 		return c, k, &problem.Error{
 			Step: "look the cluster up in etcd", Cause: fmt.Errorf("etcd %s has no Patroni cluster %s%s", c.Etcd.Name, c.Namespace, c.Name()),
 			Do: "check scope and namespace: patronictl list on a node shows them.",
@@ -180,11 +191,16 @@ func (m *Manager) Identify(ctx context.Context, c Cluster, nodes map[string]etcd
 	if k.Record != nil {
 		c.UID = k.Record.UID
 	}
+	if err := f.belongs(n); err != nil {
+		return c, k, err
+	}
 	if err := f.unsupported(); err != nil && c.Adopted() {
 		return c, k, &problem.Error{Host: n.Target.Name, Step: "read " + ConfigPath, Cause: err, Do: "leave the cluster as it is; this release cannot manage it."}
 	}
-	c.Users, c.APIAllowlist = f.users(), f.allowlist()
-	c.PostgresPort, c.APIPort = f.ports()
+	c = f.describes(c)
+	if err := do.amongGroups(ctx, c, k); err != nil {
+		return c, k, err
+	}
 	n.Cluster = c
 	rows, err := do.query(ctx, n, "initdb", "postgres", "select pg_encoding_to_char(encoding) || '|' || datcollate || '|' || current_setting('data_checksums') from pg_database where datname = 'template1'")
 	if err != nil {
@@ -256,9 +272,8 @@ func (m *Manager) find(ctx context.Context, c Cluster, k Known, name string, at 
 	if err != nil {
 		return n, nil, err
 	}
-	if !foreign.is(n) {
-		return n, nil, refuse(fmt.Sprintf("this host runs the node %q of %s%s, not %q of %s%s", foreign.file.Name, foreign.file.Namespace, foreign.file.Scope, name, c.Namespace, c.Name()),
-			"name the node in the id as its configuration file does.")
+	if err := foreign.belongs(n); err != nil {
+		return n, nil, err
 	}
 	if err := foreign.unsupported(); err != nil && c.Adopted() {
 		return n, nil, refuse(err.Error(), "leave the node as it is; this release cannot manage it.")
@@ -289,7 +304,11 @@ func (m *Manager) find(ctx context.Context, c Cluster, k Known, name string, at 
 		if err != nil {
 			return n, nil, err
 		}
-		n.Extensions = map[string]string{CitusExtension: debver.Upstream(f.Package(n.ExtensionPackage(CitusExtension)).Version)}
+		have := f.Package(n.ExtensionPackage(CitusExtension))
+		if !have.Installed {
+			return n, nil, refuse(fmt.Sprintf("Citus is not from the package %s, and this release knows no other", n.ExtensionPackage(CitusExtension)), "leave the node as it is; this release cannot manage it.")
+		}
+		n.Extensions = map[string]string{CitusExtension: debver.Upstream(have.Version)}
 	}
 	return n, foreign, nil
 }

@@ -109,6 +109,7 @@ func (c Cluster) fits(others map[int]Group) error {
 			continue
 		}
 		other := *r.Cluster
+		other.UID = r.UID
 		refuse := func(what string, have, want any) error {
 			return &problem.Error{
 				Step:  "compare the group with the others of its formation",
@@ -117,6 +118,8 @@ func (c Cluster) fits(others map[int]Group) error {
 			}
 		}
 		switch {
+		case other.Adopted() != c.Adopted():
+			return mixed(c, number, other.Adopted())
 		case other.Citus.Database != c.Citus.Database:
 			return refuse("citus.database", other.Citus.Database, c.Citus.Database)
 		case other.PostgresPort != c.PostgresPort || other.APIPort != c.APIPort:
@@ -178,6 +181,11 @@ func (s ClusterSpec) formed(ctx context.Context, do *Doer) error {
 	}
 	if err := c.fits(others); err != nil {
 		return err
+	}
+	if do.Known.Record == nil && c.UID == "" && do.Known.Secrets == nil && len(s.RecoverFrom) == 0 {
+		if err := do.foreignGroups(ctx, c); err != nil {
+			return err
+		}
 	}
 	have := do.Known.Secrets
 	if have != nil && s.origin(have) != have.Origin.or(Origin{}) {

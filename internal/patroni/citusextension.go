@@ -339,7 +339,7 @@ func (f Formation) Highest() string {
 // in is another group of the same formation.
 func (c Cluster) in(group int) Cluster {
 	if c.Citus.Group != group {
-		c.UID = ""
+		c.UID = c.otherUID()
 	}
 	c.Citus = &Citus{Group: group, Database: c.Citus.Database}
 	return c

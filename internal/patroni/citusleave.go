@@ -26,7 +26,7 @@ import (
 // Coordinator is the cluster that coordinates the formation.
 func (c Cluster) Coordinator() Cluster {
 	c.Citus = &Citus{Database: c.Citus.Database}
-	c.UID = ""
+	c.UID = c.otherUID()
 	return c
 }
 
@@ -59,10 +59,10 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 	var plan engine.Plan
 	c := n.Cluster.Coordinator()
 	known, err := c.Load(ctx, do.KV)
-	if err != nil || known.Record == nil || len(known.Nodes) == 0 {
+	if err != nil || c.untold(known) {
 		return plan, err
 	}
-	protected := known.Record.DeletionProtection
+	protected := known.protected(c)
 	b := &Database{&Doer{Fleet: do.Fleet, Log: do.Log, KV: do.KV, Known: known, Runner: do.Runner, Redact: do.Redact}, c, c.Citus.Database}
 	// told runs what asks the coordinator. A formation that is not protected may be on
 	// its way out as a whole, its coordinator before this group: then, and only then, it

@@ -360,6 +360,7 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.Members[name] = m
 		}
 	}
+	k.complete(c)
 	return k, errors.Join(errs...)
 }
 

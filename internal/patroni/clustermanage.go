@@ -96,7 +96,6 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if do.Known, err = c.Load(ctx, do.KV); err != nil {
 		return Applied{}, err
 	}
-	do.Known.complete(c)
 	if c.Adopted() {
 		if err := c.present(do.Known); err != nil {
 			return Applied{}, err
@@ -121,7 +120,6 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if do.Known, err = c.Load(ctx, do.KV); err != nil {
 		return Applied{}, err
 	}
-	do.Known.complete(c)
 	if do.Known.Record == nil && do.Known.Initialized && !c.Adopted() {
 		return Applied{}, &problem.Error{
 			Step:  "look the cluster up in etcd",
@@ -158,7 +156,6 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 		if do.Known, err = c.Load(ctx, do.KV); err != nil {
 			return applied, err
 		}
-		do.Known.complete(c)
 		if !s.rotates(do.Known) {
 			break
 		}
@@ -405,7 +402,6 @@ func (d *Doer) reconcile(ctx context.Context, c Cluster, wanted Settings, owned 
 		if err != nil {
 			return err
 		}
-		k.complete(c)
 		if k.ConfigRevision == 0 && k.Leader == "" {
 			created, err := d.KV.Create(ctx, c.configKey(), string(wanted.Document().JSON()))
 			if err != nil || created {

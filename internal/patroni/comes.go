@@ -18,8 +18,9 @@ import (
 // does, which etcd's own resource waits for.
 
 // loginKey is where the password is of the etcd user of a cluster that somebody else
-// made, whose other passwords are in its nodes' files alone.
-func (c Cluster) loginKey() string { return c.own("etcd_login") }
+// made, whose other passwords are in its nodes' files alone. All groups of a formation
+// have one user.
+func (c Cluster) loginKey() string { return c.shared("etcd_login") }
 
 // withLogin is a node of a cluster that somebody else made, with what etcd is to know
 // it by.

@@ -19,12 +19,9 @@ type Database struct {
 
 // Database opens a database of a cluster.
 func (m *Manager) Database(ctx context.Context, c Cluster, name string) (*Database, error) {
-	do, err := m.open(ctx, c)
+	do, err := m.existing(ctx, c)
 	if err != nil {
 		return nil, err
-	}
-	if do.Known.Record == nil {
-		return nil, ErrNoCluster
 	}
 	if err := c.Require(do.Known); err != nil {
 		return nil, err
@@ -64,12 +61,9 @@ func List[T any](ctx context.Context, b *Database, name, query string) ([]T, err
 
 // Addresses are the addresses of a cluster's nodes, by name, as etcd has them noted.
 func (m *Manager) Addresses(ctx context.Context, c Cluster) (map[string]string, error) {
-	do, err := m.open(ctx, c)
+	do, err := m.existing(ctx, c)
 	if err != nil {
 		return nil, err
-	}
-	if do.Known.Record == nil {
-		return nil, ErrNoCluster
 	}
 	addresses := map[string]string{}
 	for name, r := range do.Known.Nodes {
@@ -130,13 +124,32 @@ func (m *Manager) Noted(ctx context.Context, c Cluster, key string) (bool, error
 // ErrNoCluster says that etcd knows nothing of a cluster.
 var ErrNoCluster = errors.New("etcd knows nothing of the cluster")
 
+// existing is open for a cluster that has to be there. One that somebody else made is,
+// without any note of ours.
+func (m *Manager) existing(ctx context.Context, c Cluster) (*Doer, error) {
+	do, err := m.open(ctx, c)
+	if err == nil && do.Known.Record == nil && !c.Adopted() {
+		err = ErrNoCluster
+	}
+	return do, err
+}
+
 // Protected reports whether a cluster is protected from deletion.
 func (m *Manager) Protected(ctx context.Context, c Cluster) (bool, error) {
 	do, err := m.open(ctx, c)
 	if err != nil {
 		return false, err
 	}
-	return do.Known.Record != nil && do.Known.Record.DeletionProtection, nil
+	return do.Known.protected(c), nil
+}
+
+// protected reports whether a cluster is protected from deletion. One that somebody else
+// made is, until a note says something else.
+func (k Known) protected(c Cluster) bool {
+	if k.Record == nil {
+		return c.Adopted()
+	}
+	return k.Record.DeletionProtection
 }
 
 // Alone keeps other processes, and other operations of this one, from doing the same at

@@ -75,6 +75,26 @@ func (f *ForeignConfig) is(n Node) bool {
 	return f != nil && f.file.Scope == n.Cluster.Scope && f.inGroup(n.Cluster.Citus) && f.file.Namespace == "/"+strings.Trim(n.Cluster.Namespace, "/")+"/" && f.file.Name == n.Name
 }
 
+// belongs refuses the file of a host that runs another node than the one that is looked
+// for, or one that is not in the database of its Citus group.
+func (f *ForeignConfig) belongs(n Node) error {
+	c := n.Cluster
+	refuse := func(cause, do string) error {
+		return &problem.Error{Host: n.Target.Name, Step: "look at the node", Cause: errors.New(cause), Do: do}
+	}
+	if !f.is(n) {
+		return refuse(fmt.Sprintf("this host runs the node %q of %s, not %q of %s%s", f.file.Name, f.cluster(), n.Name, c.Namespace, c.Name()),
+			"name the node in the id as its configuration file does.")
+	}
+	if c.Citus == nil || c.Citus.Database == "" {
+		return nil
+	}
+	if have := f.describes(c).Citus.Database; have != c.Citus.Database {
+		return refuse(fmt.Sprintf("citus.database is %q here, and %q in the file of another node of %s", have, c.Citus.Database, c.Name()), "give all nodes of the formation the same.")
+	}
+	return nil
+}
+
 // inGroup reports whether it is the file of a node of that group, or of none.
 func (f *ForeignConfig) inGroup(c *Citus) bool {
 	if c == nil || len(f.file.Citus) == 0 {
@@ -82,6 +102,25 @@ func (f *ForeignConfig) inGroup(c *Citus) bool {
 	}
 	group, ok := Int(f.file.Citus["group"])
 	return ok && group == int64(c.Group)
+}
+
+// cluster names the cluster whose node's file it is, as its keys in etcd do.
+func (f *ForeignConfig) cluster() string {
+	name := f.file.Namespace + f.file.Scope
+	if group, ok := Int(f.file.Citus["group"]); ok {
+		name += fmt.Sprintf("/%d", group)
+	}
+	return name
+}
+
+// describes returns a cluster with what the file says of it.
+func (f *ForeignConfig) describes(c Cluster) Cluster {
+	c.Users, c.APIAllowlist = f.users(), f.allowlist()
+	c.PostgresPort, c.APIPort = f.ports()
+	if c.Citus != nil {
+		c.Citus = &Citus{Group: c.Citus.Group, Database: Text(f.file.Citus["database"])}
+	}
+	return c
 }
 
 // unsupported says what of it this release cannot manage.
@@ -93,8 +132,6 @@ func (f *ForeignConfig) unsupported() error {
 		return errors.New("it does not use etcd")
 	case f.file.RestAPI.VerifyClient == "required" || f.file.RestAPI.VerifyClient == "optional":
 		return fmt.Errorf("restapi.verify_client is %q: the REST API wants client certificates that this provider cannot make", f.file.RestAPI.VerifyClient)
-	case len(f.file.Citus) > 0:
-		return errors.New("it is part of a Citus cluster")
 	case f.users().Superuser != "postgres":
 		return fmt.Errorf("the superuser is %q, not postgres", f.users().Superuser)
 	}

@@ -138,7 +138,6 @@ func TestForeignConfigRefused(t *testing.T) {
 		"old protocol":        {"etcd3:", "etcd:"},
 		"does not use etcd":   {"etcd3:", "consul:"},
 		"client certificates": {"restapi:\n", "restapi:\n  verify_client: required\n"},
-		"Citus":               {"tags:", "citus: {group: 0, database: x}\ntags:"},
 		`superuser is "boss"`: {"username: postgres", "username: boss"},
 		"cannot be read":      {"scope: main", "scope: [main"},
 	} {

@@ -53,7 +53,6 @@ func (m *Manager) open(ctx context.Context, c Cluster) (*Doer, error) {
 	if k.EtcdLogin != "" {
 		m.Redact.Add(k.EtcdLogin)
 	}
-	k.complete(c)
 	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner, Redact: m.Redact}, nil
 }
 
@@ -243,7 +242,6 @@ func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *r
 func (m *Manager) turnLocked(ctx context.Context, p *nodePlanner) error {
 	n := p.n
 	p.do.locked = true
-	p.do.Known.complete(n.Cluster)
 	if err := p.do.endPause(ctx, n.Cluster); err != nil {
 		return err
 	}

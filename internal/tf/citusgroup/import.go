@@ -17,8 +17,8 @@ import (
 
 var _ resource.ResourceWithImportState = &groupResource{}
 
-// ImportState takes up a group that takes part in a formation of this provider's. Its
-// nodes are those that etcd has noted.
+// ImportState takes up a group that takes part in a formation. Its nodes are those that
+// etcd has noted, or of one that somebody else made, its members.
 func (r *groupResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	diags := &resp.Diagnostics
 	id, err := connattr.ParseClusterID(req.ID)

@@ -107,6 +107,11 @@ func (r *clusterResource) planCitus(ctx context.Context, before, m model, c patr
 			"Whether a cluster is a group of a Citus formation, which one, and of which database, is fixed once it exists: its keys, its database and the formation's metadata go by it.\nWhat to do: "+newCluster)
 		return
 	}
+	if c.Adopted() && !wanted.IsNull() {
+		diags.AddAttributeError(extensionPath, "The extension of an imported formation is not managed",
+			"The formation "+c.Scope+" was made by somebody else, and this release does not update its extension.\nWhat to do: leave extension_version out. Another minor version of Citus is brought to such a formation by hand, as Citus's documentation says.")
+		return
+	}
 	to := wanted.ValueString()
 	if to == "" || wanted.Equal(had) || diags.HasError() {
 		return

@@ -71,8 +71,12 @@ func (m *model) take(ctx context.Context, c patroni.Cluster, access types.Object
 	}
 	m.takeAccounts(ctx, c.Users, k.Secrets, diags)
 	m.takeSettings(ctx, k.Config.Flatten(), diags)
-	if c.Citus != nil && m.SynchronousMode.ValueString() == groupsSynchronousMode {
+	switch {
+	case c.Citus == nil:
+	case m.SynchronousMode.ValueString() == groupsSynchronousMode:
 		m.SynchronousMode = types.StringNull()
+	case m.SynchronousMode.IsNull():
+		m.SynchronousMode = types.StringValue("off") // null means another one in a group
 	}
 	m.Membership = connattr.MembershipObject(ctx, c, m.UID, m.Etcd, diags)
 }

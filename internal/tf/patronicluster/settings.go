@@ -145,6 +145,9 @@ var synchronousMode = binding{"synchronous_mode",
 	},
 	func(m *model, live any) {
 		m.SynchronousMode = types.StringNull()
+		if !m.Citus.IsNull() {
+			m.SynchronousMode = types.StringValue("off") // null is groupsSynchronousMode
+		}
 		if v, ok := patroni.Bool(live); ok && live != nil {
 			m.SynchronousMode = types.StringValue(map[bool]string{true: "on", false: "off"}[v])
 		} else if live != nil {
