@@ -277,7 +277,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 		}
 	})
 
-	t.Run("a failover", func(t *testing.T) {
+	t.Run("a switchover", func(t *testing.T) {
 		// The group's leader is now on a host that has no member of etcd, and no note.
 		f.on("a1", "patronictl -c /etc/patroni/config.yml switchover --group 1 --leader a1 --candidate a2 --force")
 		f.registered()
