@@ -102,7 +102,8 @@ func TestProbeSystem(t *testing.T) {
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
 	each(t, func(t *testing.T, h *shellhost.Host) {
-		h.Program("ss", `case $* in *":`+fmt.Sprint(port)+`"*) echo 'LISTEN 0 4096 127.0.0.1:`+fmt.Sprint(port)+` 0.0.0.0:* users:(("test",pid=7,fd=3))' ;; esac`)
+		h.Program("ss", `echo 'LISTEN 0 4096 127.0.0.1:`+fmt.Sprint(port)+` 0.0.0.0:* users:(("test",pid=7,fd=3))'
+echo 'LISTEN 0 128 [::]:1`+fmt.Sprint(port)+` [::]:* users:(("other",pid=8,fd=3))'`)
 		h.Program("sysctl", `case $3 in vm.swappiness) echo 60 ;; net.ipv4.tcp_rmem) printf '4096\t131072\t6291456\n' ;; *) exit 1 ;; esac`)
 		h.Program("getent", `if [ "$1$3" = ahostspg1.test ]; then printf '10.0.0.1  STREAM pg1.test\n10.0.0.1  DGRAM\nfd00::1  STREAM\n'; else exit 2; fi`)
 		h.Program("dpkg", "echo amd64")
@@ -170,23 +171,25 @@ func TestProbeDebianClusters(t *testing.T) {
 // What dpkg, apt and systemd say, in their own words.
 func TestProbePackagesAndUnits(t *testing.T) {
 	each(t, func(t *testing.T, h *shellhost.Host) {
-		h.Program("dpkg-query", `for last; do :; done; case $last in
-installed) echo 'ii |1:2.3-4~deb13u1' ;; held) echo 'hi |5' ;; removed) echo 'rc |6' ;; half) echo 'iF |7' ;; *) exit 1 ;; esac`)
-		h.Program("apt-cache", `printf '   patroni | 4.1.5-2 | http://deb.example.test sid/main amd64 Packages\n   patroni | 4.0.7-3~deb13u1 | http://deb.example.test trixie/main amd64 Packages\n'`)
+		h.Program("dpkg-query", `printf '%s\n' 'half|iF |half|7' 'held|hi |of|5' 'installed|ii |of|1:2.3-4~deb13u1' 'of|ii |installed|1' 'removed|rc |of|6'`)
+		h.Program("apt-cache", `printf ' patronictl | 9 | http://deb.example.test sid/main amd64 Packages\n   patroni | 4.1.5-2 | http://deb.example.test sid/main amd64 Packages\n   patroni | 4.0.7-3~deb13u1 | http://deb.example.test trixie/main amd64 Packages\n'`)
 		h.Program("systemctl", `printf 'Result=exit-code\nNRestarts=4\nMainPID=0\nExecMainStartTimestamp=Sun 2026-11-22 21:00:00 UTC\nLoadState=loaded\nActiveState=activating\nSubState=auto-restart\nFragmentPath=/usr/lib/systemd/system/x.service\nUnitFileState=enabled\nNeedDaemonReload=yes\nInvocationID=\n'`)
 		var p remote.Probe
-		f := probe(t, h, p.Package("installed", "held", "removed", "half", "never").Available("patroni").Unit("x.service"))
+		f := probe(t, h, p.Package("installed", "held", "removed", "half", "never", "install").Source("of").Source("none").Available("patroni", "nothing").Unit("x.service"))
 		for name, want := range map[string]remote.Package{
 			"installed": {Version: "1:2.3-4~deb13u1", Installed: true}, "held": {Version: "5", Installed: true, Held: true},
-			"removed": {}, "half": {Version: "7", Broken: true}, "never": {},
+			"removed": {}, "half": {Version: "7", Broken: true}, "never": {}, "install": {},
 		} {
 			want.Name = name
 			if d := cmp.Diff(want, f.Package(name)); d != "" {
 				t.Errorf("%s (-want +got):\n%s", name, d)
 			}
 		}
-		if d := cmp.Diff([]string{"4.1.5-2", "4.0.7-3~deb13u1"}, f.Available("patroni")); d != "" {
+		if d := cmp.Diff([]string{"4.1.5-2", "4.0.7-3~deb13u1"}, f.Available("patroni")); d != "" || len(f.Available("nothing")) > 0 {
 			t.Errorf("versions (-want +got):\n%s", d)
+		}
+		if d := cmp.Diff(map[string]string{"held": "5", "installed": "1:2.3-4~deb13u1"}, f.Source("of")); d != "" || len(f.Source("none")) > 0 {
+			t.Errorf("packages of a source (-want +got):\n%s", d)
 		}
 		want := remote.Unit{
 			Name: "x.service", Loaded: true, Active: "activating", Sub: "auto-restart", Enabled: "enabled", NeedsReload: true, Restarts: 4,

@@ -1,20 +1,32 @@
 # Answers questions about this host, one a line on standard input: a verb, a
 # space, an argument. Answers are lines "N.field=value", N being the number of
-# the question. It changes nothing.
+# the question. It changes nothing. Programs that many questions need run once.
 set -u
 n=0
+newline='
+'
 out() { printf '%s.%s=%s\n' "$n" "$1" "$2"; }
+# line FIELD FILE prints the first line of a file.
+line() {
+	value=
+	if [ -r "$2" ]; then read -r value <"$2"; fi
+	out "$1" "$value"
+}
 os() {
-	for field in ID VERSION_ID VERSION_CODENAME PRETTY_NAME; do
-		out "$field" "$(. /etc/os-release 2>/dev/null; eval "printf %s \"\${$field:-}\"")"
-	done
+	(
+		[ -r /etc/os-release ] && . /etc/os-release
+		out ID "${ID:-}"
+		out VERSION_ID "${VERSION_ID:-}"
+		out VERSION_CODENAME "${VERSION_CODENAME:-}"
+		out PRETTY_NAME "${PRETTY_NAME:-}"
+	)
 	out arch "$(dpkg --print-architecture 2>/dev/null || uname -m)"
 	out kernel "$(uname -r)"
 	out hostname "$(uname -n)"
-	out machine_id "$(cat /etc/machine-id 2>/dev/null)"
-	out boot_id "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
+	line machine_id /etc/machine-id
+	line boot_id /proc/sys/kernel/random/boot_id
 	out cpus "$(nproc 2>/dev/null)"
-	out init "$(cat /proc/1/comm 2>/dev/null)"
+	line init /proc/1/comm
 	while IFS=': ' read -r key value _; do
 		case $key in
 		MemTotal) out memory_kib "$value" ;;
@@ -38,24 +50,32 @@ disk() {
 	out writable "$([ -w "$dir" ] && echo yes || echo no)"
 	out filesystem "$(stat -f -c %T -- "$dir" 2>/dev/null)"
 }
+# holds reports whether there is anything in a directory.
+holds() {
+	for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+		if [ -e "$entry" ] || [ -L "$entry" ]; then return 0; fi
+	done
+	return 1
+}
 path() {
+	meta=
 	if [ -L "$1" ]; then
 		out type link
 		out target "$(readlink -- "$1")"
 	elif [ -f "$1" ]; then
 		out type file
 		sum=$(sha256sum <"$1") && out sha256 "${sum%% *}"
-		stat -c "$n.mode=%a
+		meta=$(stat -c "$n.mode=%a
 $n.owner=%U
 $n.group=%G
-$n.size=%s
-$n.modified=%Y" -- "$1"
+$n.modified=%Y
+$n.size=%s" -- "$1") && printf '%s\n' "$meta"
 	elif [ -d "$1" ]; then
 		out type dir
 		stat -c "$n.mode=%a
 $n.owner=%U
 $n.group=%G" -- "$1"
-		out empty "$([ -z "$(ls -A -- "$1" | head -n 1)" ] && echo yes || echo no)"
+		if holds "$1"; then out empty no; else out empty yes; fi
 	elif [ -e "$1" ]; then
 		out type other
 		stat -c "$n.mode=%a
@@ -68,7 +88,9 @@ $n.group=%G" -- "$1"
 content() {
 	path "$1"
 	if [ -f "$1" ]; then
-		if [ "$(stat -L -c %s -- "$1")" -le 1048576 ]; then
+		size=${meta##*=}
+		if [ -L "$1" ]; then size=$(stat -L -c %s -- "$1"); fi
+		if [ "${size:-1048577}" -le 1048576 ]; then
 			out content "$(base64 -w0 <"$1")"
 		else
 			out toolarge yes
@@ -80,23 +102,35 @@ list() {
 		out entries "$(ls -A1 -- "$1" | head -n 1000 | base64 -w0)"
 	fi
 }
-package() {
-	dpkg-query -W -f '${db:Status-Abbrev}|${Version}\n' -- "$1" 2>/dev/null | {
-		IFS='|' read -r status version || exit 0
-		out status "$status"
-		out version "$version"
-	}
+# packages answers all questions about installed packages, each a line
+# "number|package|NAME", or "number|source|NAME".
+packages() {
+	{
+		printf '%s\n' "$1"
+		dpkg-query -W -f '${Package}|${db:Status-Abbrev}|${source:Package}|${Version}\n' 2>/dev/null
+	} | awk -F '|' '
+		!asked && $0 == "" { asked = 1; next }
+		!asked { numbers[$2 "|" $3] = numbers[$2 "|" $3] " " $1; next }
+		("package|" $1) in numbers {
+			count = split(numbers["package|" $1], list, " ")
+			for (i = 1; i <= count; i++) print list[i] ".status=" $2 "\n" list[i] ".version=" $4
+		}
+		("source|" $3) in numbers && $2 ~ /^.i/ {
+			count = split(numbers["source|" $3], list, " ")
+			for (i = 1; i <= count; i++) print list[i] ".package=" $1 "=" $4
+		}'
 }
-built_from() {
-	dpkg-query -W -f '${db:Status-Abbrev}|${source:Package}|${Package}|${Version}\n' 2>/dev/null |
-		awk -F '|' -v "name=$1" '$1 ~ /^.i/ && $2 == name { print $3 "=" $4 }' | sort -u | while IFS= read -r line; do
-		out package "$line"
-	done
-}
+# Of all packages that are asked for.
 available() {
-	apt-cache madison -- "$1" 2>/dev/null | while IFS='| ' read -r _ version _; do
-		out version "$version"
-	done
+	if [ -z "${madison:-}" ]; then
+		# shellcheck disable=SC2086 # names of packages have neither spaces nor patterns
+		madison=$(apt-cache madison -- $offered 2>/dev/null)$newline
+	fi
+	while IFS='| ' read -r name version _; do
+		if [ "$name" = "$1" ]; then out version "$version"; fi
+	done <<-END
+		$madison
+	END
 }
 unit() {
 	systemctl show --no-pager -p LoadState -p ActiveState -p SubState -p UnitFileState -p NeedDaemonReload \
@@ -116,9 +150,12 @@ process() {
 	fi
 }
 port() {
-	ss -Htlnp "sport = :$1" 2>/dev/null | while read -r _ _ _ address _ users; do
-		out listen "$address $users"
-	done
+	if [ -z "${listening:-}" ]; then listening=$(ss -Htlnp 2>/dev/null)$newline; fi
+	while read -r _ _ _ address _ users; do
+		if [ "${address##*:}" = "$1" ]; then out listen "$address $users"; fi
+	done <<-END
+		$listening
+	END
 }
 addresses() {
 	ip -o addr show scope global 2>/dev/null | while read -r _ interface _ address _; do
@@ -165,6 +202,19 @@ debian() {
 account() { id -u -- "$1" >/dev/null 2>&1 && out uid "$(id -u -- "$1")"; }
 kernel_setting() { out value "$(sysctl -n -- "$1" 2>/dev/null | tr '\t' ' ')"; }
 checkout_tool() { command -v -- "$1" >/dev/null 2>&1 && out path "$(command -v -- "$1")"; }
+questions=$(cat)
+offered= installed=
+while IFS= read -r question; do
+	n=$((n + 1))
+	case $question in
+	'available '*) offered="$offered ${question#* }" ;;
+	'package '* | 'source '*) installed="$installed$n|${question%% *}|${question#* }$newline" ;;
+	esac
+done <<END
+$questions
+END
+if [ "$installed" ]; then packages "$installed"; fi
+n=0
 while IFS= read -r question; do
 	n=$((n + 1))
 	argument=${question#* }
@@ -174,9 +224,8 @@ while IFS= read -r question; do
 	path) path "$argument" ;;
 	content) content "$argument" ;;
 	list) list "$argument" ;;
-	package) package "$argument" ;;
+	package | source) ;; # answered above
 	available) available "$argument" ;;
-	source) built_from "$argument" ;;
 	unit) unit "$argument" ;;
 	process) process "$argument" ;;
 	port) port "$argument" ;;
@@ -192,4 +241,6 @@ while IFS= read -r question; do
 	tool) checkout_tool "$argument" ;;
 	*) out error "unknown question" ;;
 	esac </dev/null
-done
+done <<END
+$questions
+END
