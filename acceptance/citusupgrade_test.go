@@ -73,7 +73,7 @@ func TestCitusUpgrade(t *testing.T) {
 	t.Run("not without a word on the extension", func(t *testing.T) {
 		f.citus = to
 		f.configure(3)
-		o := f.Run(ctx, "apply", "-auto-approve")
+		o := f.TryApply(ctx)
 		if o.Code == 0 {
 			t.Error("it is applied")
 		}
@@ -112,7 +112,11 @@ func TestCitusUpgrade(t *testing.T) {
 		failed := w.Failed()
 		w.TakeGap()
 		begin := time.Now()
-		f.Apply(ctx)
+		k := sweeper(f.site, w, "citus.extension")
+		k.after = nil // writes fail while a group has another library than its extension
+		k.few("in citus.extension", "citus.extension")
+		k.sweep(t, "apply")
+		k.went(t, "in citus.extension")
 		t.Logf("upgraded in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap().Round(time.Millisecond), w.Failed()-failed)
 		f.runs(to, minor(to))
 		f.NoChanges(ctx)
