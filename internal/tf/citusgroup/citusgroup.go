@@ -190,7 +190,7 @@ func (r *groupResource) planDestroy(ctx context.Context, before model, diags *di
 }
 
 // previewTimeout bounds what a plan does to be able to warn.
-const previewTimeout = 20 * time.Second
+const previewTimeout = time.Minute
 
 // preview says what has to be moved, and refuses what cannot be.
 func (r *groupResource) preview(ctx context.Context, s citus.Spec, title string, diags *diag.Diagnostics) {

@@ -141,7 +141,7 @@ func (r *clusterResource) planCitus(ctx context.Context, before, m model, c patr
 }
 
 // extensionTimeout bounds what a plan does to be able to warn.
-const extensionTimeout = 20 * time.Second
+const extensionTimeout = time.Minute
 
 // observeExtension takes up which version the extension really has, where one is wanted:
 // the lowest of all groups. It returns what else an apply would do.
