@@ -103,7 +103,7 @@ func (d *Doer) askExtension(ctx context.Context, n Node, f *NodeFacts) error {
 	if !ok || CitusMinor(exact) == CitusMinor(f.Extension.Version) {
 		return nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err := wait.Until(bounded, d.Log, "the coordinator's cluster to say to which version the extension goes", time.Second, func(ctx context.Context) (bool, string, error) {
 		kv, noted, err := d.KV.Get(ctx, n.Cluster.extensionKey())
@@ -441,26 +441,30 @@ func (d *Doer) extendAll(ctx context.Context, c Cluster, to string) (behind map[
 	return behind, d.KV.Delete(ctx, c.extendingKey())
 }
 
-// applyExtension notes which version the extension is to have, and brings all groups to it
-// whose nodes have the library already. It returns the groups that are behind, each with
-// why: their nodes' turns bring them there.
+// noteExtension notes which version the extension is to have, for the nodes' turns. It comes
+// first of all that an apply of the coordinator's cluster does: they wait for it.
+func (d *Doer) noteExtension(ctx context.Context, c Cluster, to string) error {
+	switch {
+	case !c.coordinates() || d.Known.Extension == to:
+		return nil
+	case to == "":
+		return d.KV.Delete(ctx, c.extensionKey())
+	}
+	return d.KV.Put(ctx, c.extensionKey(), to)
+}
+
+// applyExtension brings all groups to a version of the extension whose nodes have the
+// library already. It returns the groups that are behind, each with why: their nodes' turns
+// bring them there.
 func (d *Doer) applyExtension(ctx context.Context, c Cluster, to string) (map[string]string, error) {
-	if c.Citus == nil || c.Citus.Group != 0 {
+	if !c.coordinates() || to == "" {
 		return nil, nil
-	}
-	if to == "" {
-		if d.Known.Extension == "" {
-			return nil, nil
-		}
-		return nil, d.KV.Delete(ctx, c.extensionKey())
-	}
-	if d.Known.Extension != to {
-		if err := d.KV.Put(ctx, c.extensionKey(), to); err != nil {
-			return nil, err
-		}
 	}
 	return d.extendAll(ctx, c, to)
 }
+
+// coordinates reports whether a cluster is a formation's coordinator.
+func (c Cluster) coordinates() bool { return c.Citus != nil && c.Citus.Group == 0 }
 
 // ObserveFormation asks all nodes of a formation which version of Citus they have.
 func (m *Manager) ObserveFormation(ctx context.Context, c Cluster) (Formation, error) {

@@ -138,6 +138,9 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 			Left: "all passwords, as they were.", Do: "give it a password, or remove password_wo_version to have one made.",
 		}
 	}
+	if err := do.noteExtension(ctx, c, s.Extension); err != nil {
+		return Applied{}, err
+	}
 	applied := Applied{Late: map[string]error{}}
 	// A change that was cut off is finished first. If another one is wanted
 	// since, it comes after that.
