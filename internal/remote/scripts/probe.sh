@@ -203,7 +203,8 @@ account() { id -u -- "$1" >/dev/null 2>&1 && out uid "$(id -u -- "$1")"; }
 kernel_setting() { out value "$(sysctl -n -- "$1" 2>/dev/null | tr '\t' ' ')"; }
 checkout_tool() { command -v -- "$1" >/dev/null 2>&1 && out path "$(command -v -- "$1")"; }
 questions=$(cat)
-offered= installed=
+offered=''
+installed=''
 while IFS= read -r question; do
 	n=$((n + 1))
 	case $question in
