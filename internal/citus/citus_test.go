@@ -99,16 +99,19 @@ func TestJoiningText(t *testing.T) {
 func TestStrategy(t *testing.T) {
 	tenth := 0.1
 	for _, c := range []struct {
-		m    Moving
-		want string
+		m             Moving
+		want, planned string
 	}{
-		{Moving{}, "null"},
-		{Moving{Strategy: "by_disk_size"}, "E'by_disk_size'"},
-		{Moving{Threshold: &tenth}, "E'pgha_default_0.1'"},
-		{Moving{Strategy: "by_shard_count", Threshold: &tenth}, "E'pgha_by_shard_count_0.1'"},
+		{Moving{}, "null", "rebalance_strategy := null, threshold := null"},
+		{Moving{Strategy: "by_disk_size"}, "E'by_disk_size'", "rebalance_strategy := E'by_disk_size', threshold := null"},
+		{Moving{Threshold: &tenth}, "E'pgha_default_0.1'", "rebalance_strategy := null, threshold := 0.1"},
+		{Moving{Strategy: "by_shard_count", Threshold: &tenth}, "E'pgha_by_shard_count_0.1'", "rebalance_strategy := E'by_shard_count', threshold := 0.1"},
 	} {
 		if got := c.m.strategy(); got != c.want {
 			t.Errorf("%+v is %s, and not %s", c.m, got, c.want)
+		}
+		if got := c.m.planned(); got != c.planned {
+			t.Errorf("%+v is planned with %s, and not %s", c.m, got, c.planned)
 		}
 	}
 }

@@ -55,12 +55,24 @@ func (m Moving) own() string {
 }
 
 // strategy is the strategy's name in SQL.
-func (m Moving) strategy() string {
-	name := cmp.Or(m.own(), m.Strategy)
-	if name == "" {
+func (m Moving) strategy() string { return nullable(cmp.Or(m.own(), m.Strategy)) }
+
+// planned are the arguments with which Citus plans by that strategy, without changing
+// anything: ours, with the threshold, may be only to come.
+func (m Moving) planned() string {
+	threshold := "null"
+	if m.Threshold != nil {
+		threshold = fmt.Sprintf("%g", *m.Threshold)
+	}
+	return fmt.Sprintf("rebalance_strategy := %s, threshold := %s", nullable(m.Strategy), threshold)
+}
+
+// nullable is a text in SQL, null for an empty one.
+func nullable(s string) string {
+	if s == "" {
 		return "null"
 	}
-	return patroni.Literal(name)
+	return patroni.Literal(s)
 }
 
 // prepare makes the strategy that has our threshold.
@@ -72,12 +84,10 @@ func (m Moving) prepare(ctx context.Context, b *patroni.Database) error {
 	if m.Strategy != "" {
 		base = "name = " + patroni.Literal(m.Strategy)
 	}
-	if _, err := b.Rows(ctx, "citus.strategy", fmt.Sprintf(`select citus_add_rebalance_strategy(%[1]s, s.shard_cost_function, s.node_capacity_function, s.shard_allowed_on_node_function,
+	_, err := b.Rows(ctx, "citus.strategy", fmt.Sprintf(`select citus_add_rebalance_strategy(%[1]s, s.shard_cost_function, s.node_capacity_function, s.shard_allowed_on_node_function,
  %[2]g, least(s.minimum_threshold, %[2]g), s.improvement_threshold)
-from pg_dist_rebalance_strategy s where %[3]s and not exists (select from pg_dist_rebalance_strategy where name = %[1]s)`, patroni.Literal(m.own()), *m.Threshold, base)); err != nil {
-		return err
-	}
-	return nil
+from pg_dist_rebalance_strategy s where %[3]s and not exists (select from pg_dist_rebalance_strategy where name = %[1]s)`, patroni.Literal(m.own()), *m.Threshold, base))
+	return err
 }
 
 // begin starts to move shards: to where the strategy wants them, or with drain only off

@@ -128,14 +128,22 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 			p.Others = append(p.Others, o)
 		}
 	}
-	bytes, err := patroni.List[struct {
-		Bytes int64 `json:"bytes"`
-	}](ctx, b, "citus.size", fmt.Sprintf("select coalesce(sum(shard_size), 0)::bigint as bytes from citus_shards where nodename = %s and nodeport = %d and citus_table_type <> 'reference'", patroni.Literal(mine.Host), mine.Port))
-	if err == nil && len(bytes) == 1 {
-		p.Bytes = bytes[0].Bytes
+	if _, p.Bytes, err = amount(ctx, b, "citus.size", fmt.Sprintf("citus_shards where (nodename, nodeport) = (%s) and citus_table_type <> 'reference'", mine.at())); err == nil {
 		err = room(p.Others, p.Bytes)
 	}
 	return p, err
+}
+
+// amount counts shards and their bytes in what SQL has after "from".
+func amount(ctx context.Context, b *patroni.Database, name, from string) (shards, bytes int64, err error) {
+	sum, err := patroni.List[struct {
+		Shards int64 `json:"shards"`
+		Bytes  int64 `json:"bytes"`
+	}](ctx, b, name, "select count(*) as shards, coalesce(sum(shard_size), 0)::bigint as bytes from "+from)
+	if err != nil || len(sum) != 1 {
+		return 0, 0, err
+	}
+	return sum[0].Shards, sum[0].Bytes, nil
 }
 
 // Joining is what a rebalancing moves onto a group that joins, or is to have shards again.
@@ -187,24 +195,13 @@ func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error)
 	if there && mineHeld > 0 && mine.ShouldHaveShards && !begun {
 		return j, nil
 	}
-	sum, err := patroni.List[struct {
-		Shards int64 `json:"shards"`
-		Bytes  int64 `json:"bytes"`
-	}](ctx, b, "citus.all", "select count(*) as shards, coalesce(sum(shard_size), 0)::bigint as bytes from citus_shards where citus_table_type <> 'reference'")
-	if err != nil || len(sum) != 1 {
+	if j.AllShards, j.AllBytes, err = amount(ctx, b, "citus.all", "citus_shards where citus_table_type <> 'reference'"); err != nil {
 		return j, err
 	}
-	j.AllShards, j.AllBytes = sum[0].Shards, sum[0].Bytes
 	if there && mine.ShouldHaveShards {
-		moves, err := patroni.List[struct {
-			Shards int64 `json:"shards"`
-			Bytes  int64 `json:"bytes"`
-		}](ctx, b, "citus.plan", fmt.Sprintf("select count(*) as shards, coalesce(sum(shard_size), 0)::bigint as bytes from get_rebalance_table_shards_plan(rebalance_strategy := %s) where (targetname, targetport) = (%s)", s.Moving.strategy(), mine.at()))
-		if err != nil || len(moves) != 1 {
-			return j, err
-		}
-		j.Shards, j.Bytes, j.Planned = moves[0].Shards, moves[0].Bytes, true
-		return j, nil
+		j.Planned = true
+		j.Shards, j.Bytes, err = amount(ctx, b, "citus.plan", fmt.Sprintf("get_rebalance_table_shards_plan(%s) where (targetname, targetport) = (%s)", s.Moving.planned(), mine.at()))
+		return j, err
 	}
 	groups := int64(1)
 	for _, n := range all {

@@ -25,6 +25,9 @@ type formation struct {
 	rows   map[int]bool   // groups in pg_dist_node
 	events []string       // what the coordinator was asked to do
 	uids   map[int]string // by group
+	// shape and pins change what clusters and nodes are to be, if they are given.
+	shape func(group int, s *patroni.ClusterSpec)
+	pins  func(*patroni.Node)
 }
 
 // formed runs a test on hosts for a formation, of which nothing is there yet but etcd.
@@ -91,6 +94,9 @@ func (f *formation) spec(group int) patroni.ClusterSpec {
 	s := f.ClusterSpec()
 	s.Cluster.Citus = &patroni.Citus{Group: group, Database: "shop"}
 	s.DeletionProtection = false
+	if f.shape != nil {
+		f.shape(group, &s)
+	}
 	return s
 }
 
@@ -101,6 +107,9 @@ func (f *formation) node(m *fakehost.Machine) patroni.Node {
 			n.Cluster.Citus = &patroni.Citus{Group: i / 2, Database: "shop"}
 			n.Cluster.UID = f.uids[i/2]
 		}
+	}
+	if f.pins != nil {
+		f.pins(&n)
 	}
 	return n
 }

@@ -2,11 +2,9 @@ package fakefleet_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +30,15 @@ func extending(t *testing.T, do func(t *testing.T, e *extended)) {
 	formed(t, 1, func(t *testing.T, f *formation) {
 		e := &extended{formation: f, extension: map[int]string{0: "13.2-1", 1: "13.2-1"}, pin: "13.2.2"}
 		e.servers()
+		e.pins = func(n *patroni.Node) { n.Extensions = map[string]string{patroni.CitusExtension: e.pin} }
+		e.shape = func(group int, s *patroni.ClusterSpec) {
+			rollout := patroni.DefaultRollout()
+			rollout.AllowDowntime = true // of two nodes, one is alone while the other restarts
+			s.Rollout = &rollout
+			if group == 0 {
+				s.Extension = e.wanted
+			}
+		}
 		if err := e.apply(patient(t), f.Start("first")); err != nil {
 			t.Fatal(err)
 		}
@@ -87,39 +94,9 @@ func (e *extended) servers() {
 	})
 }
 
-// apply does what one apply of the whole does: the groups' clusters and their nodes, all side
-// by side.
+// apply does what one apply of the whole does.
 func (e *extended) apply(ctx context.Context, p *fakefleet.Process) error {
-	errs := make([]error, 2)
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for g := range 2 {
-		wg.Go(func() {
-			s := e.spec(g)
-			rollout := patroni.DefaultRollout()
-			rollout.AllowDowntime = true // of two nodes, one is alone while the other restarts
-			s.Rollout = &rollout
-			if g == 0 {
-				s.Extension = e.wanted
-			}
-			applied, err := p.PatroniManager().ApplyCluster(ctx, s)
-			if err == nil {
-				mu.Lock()
-				e.uids[g] = applied.UID
-				mu.Unlock()
-				err = p.Each(e.of(g), func(m *fakehost.Machine) error {
-					mu.Lock()
-					n := e.node(m)
-					mu.Unlock()
-					n.Extensions = map[string]string{patroni.CitusExtension: e.pin}
-					return p.PatroniManager().ApplyNode(ctx, n)
-				})
-			}
-			errs[g] = err
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return e.formation.apply(ctx, p, 0, 1)
 }
 
 // has looks at all servers.
