@@ -278,29 +278,32 @@ func (s session) tls(key *ecdsa.PrivateKey) (*tls.Config, error) {
 }
 
 func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (session, error) {
+	return fromAny(ctx, a.Names(), func(ctx context.Context, name string) (session, error) {
+		return a.ask(ctx, fleet.Host(a.Members[name].Target), name, request)
+	})
+}
+
+// fromAny asks members one after the other, the next one as soon as one is slow or
+// fails, and returns the first answer, or what all of them failed with.
+func fromAny[T any](ctx context.Context, names []string, ask func(ctx context.Context, name string) (T, error)) (none T, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
-		s   session
-		err error
+		value T
+		err   error
 	}
-	names := a.Names()
 	answers := make(chan answer, len(names))
 	var errs []error
 	next, open := 0, 0
-	ask := func() {
-		name := names[next]
-		m := a.Members[name]
-		next++
-		open++
-		go func() {
-			s, err := a.ask(ctx, fleet.Host(m.Target), name, request)
-			answers <- answer{s, err}
-		}()
-	}
 	for {
 		if next < len(names) {
-			ask()
+			name := names[next]
+			next++
+			open++
+			go func() {
+				value, err := ask(ctx, name)
+				answers <- answer{value, err}
+			}()
 		}
 		timer := time.NewTimer(staggered)
 		select {
@@ -308,16 +311,16 @@ func (a Access) session(ctx context.Context, fleet host.Fleet, request []byte) (
 			timer.Stop()
 			open--
 			if r.err == nil {
-				return r.s, nil
+				return r.value, nil
 			}
 			errs = append(errs, r.err)
 			if open == 0 && next == len(names) {
-				return session{}, errors.Join(errs...)
+				return none, errors.Join(errs...)
 			}
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return session{}, errors.Join(append(errs, context.Cause(ctx))...)
+			return none, errors.Join(append(errs, context.Cause(ctx))...)
 		}
 	}
 }

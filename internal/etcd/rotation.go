@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -433,40 +434,44 @@ func goesOn(plan engine.Plan) bool {
 }
 
 // Trusted are the authorities that an etcd cluster's members trust, the one that
-// signs first, as the first of its hosts to answer has them; nil if none does. It
-// needs nothing but the hosts.
-func (a Access) Trusted(ctx context.Context, fleet host.Fleet) []byte {
+// signs first, as one of its hosts has them, that at the given address before the
+// others; nil if none answers. It needs nothing but the hosts.
+func (a Access) Trusted(ctx context.Context, fleet host.Fleet, near string) []byte {
 	ctx, cancel := context.WithTimeout(ctx, trustedPatience)
 	defer cancel()
-	of := Spec{Name: a.Name}
-	answers := make(chan []byte, len(a.Members))
-	for _, n := range a.Names() {
-		go func() {
-			var p remote.Probe
-			places := of.authorities()
-			f, err := p.Content(places[0].CertificatePath()).Content(places[1].CertificatePath()).Content(of.authorityPath()).Run(ctx, fleet.Host(a.Members[n].Target))
-			if err != nil {
-				answers <- nil
-				return
+	names := a.Names()
+	slices.SortStableFunc(names, func(x, y string) int {
+		far := func(name string) int {
+			if a.Members[name].Target.Address == near {
+				return 0
 			}
-			signs := f.Path(places[0].CertificatePath()).Content
-			if len(signs) == 0 {
-				signs = f.Path(places[1].CertificatePath()).Content
-			}
-			if len(signs) == 0 {
-				answers <- nil
-				return
-			}
-			answers <- pki.Bundle(signs, f.Path(of.authorityPath()).Content)
-		}()
-	}
-	for range a.Members {
-		if found := <-answers; found != nil {
-			return found
+			return 1
 		}
+		return far(x) - far(y)
+	})
+	of := Spec{Name: a.Name}
+	found, err := fromAny(ctx, names, func(ctx context.Context, name string) ([]byte, error) {
+		var p remote.Probe
+		places := of.authorities()
+		f, err := p.Content(places[0].CertificatePath()).Content(places[1].CertificatePath()).Content(of.authorityPath()).Run(ctx, fleet.Host(a.Members[name].Target))
+		if err != nil {
+			return nil, err
+		}
+		for _, place := range places[:2] {
+			if signs := f.Path(place.CertificatePath()).Content; len(signs) > 0 {
+				return pki.Bundle(signs, f.Path(of.authorityPath()).Content), nil
+			}
+		}
+		return nil, errNoAuthority
+	})
+	if err != nil {
+		return nil
 	}
-	return nil
+	return found
 }
+
+// errNoAuthority says that a host has none.
+var errNoAuthority = errors.New("there is no authority")
 
 // trustedPatience is how long Trusted waits for a host.
 const trustedPatience = 10 * time.Second

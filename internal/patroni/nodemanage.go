@@ -468,7 +468,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 	}
 	var etcdAuthority []byte
 	if n.Cluster.Etcd.IssuesForPatroni() {
-		etcdAuthority = n.Cluster.Etcd.Trusted(ctx, m.Fleet)
+		etcdAuthority = n.Cluster.Etcd.Trusted(ctx, m.Fleet, n.Target.Address)
 	}
 	plan, err := NodePlan(wanted, f, nil, etcdAuthority, m.Now(), do)
 	switch {

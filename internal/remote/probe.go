@@ -1,9 +1,12 @@
 package remote
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -144,9 +147,33 @@ func (p *Probe) Run(ctx context.Context, h host.Host) (*Facts, error) {
 		if !ok {
 			continue
 		}
+		if key == "0.contents" {
+			if f.contents, err = unpack(value); err != nil {
+				return nil, fmt.Errorf("host %s: the files of the probe: %w", h.Name(), err)
+			}
+			continue
+		}
 		f.values[key] = append(f.values[key], value)
 	}
 	return f, nil
+}
+
+// unpack returns the files of an archive by their paths.
+func unpack(text string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	r := tar.NewReader(base64.NewDecoder(base64.StdEncoding, strings.NewReader(text)))
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if files[h.Name], err = io.ReadAll(r); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // Facts are the answers to a Probe. Asking it for what was not probed panics:
@@ -155,6 +182,7 @@ func (p *Probe) Run(ctx context.Context, h host.Host) (*Facts, error) {
 type Facts struct {
 	index           map[string]int
 	values          map[string][]string
+	contents        map[string][]byte
 	asked, answered time.Time
 }
 
@@ -298,8 +326,8 @@ func (f *Facts) Path(path string) Path {
 		Type: PathType(f.get(q, "type")), Mode: f.get(q, "mode"), Owner: f.get(q, "owner"), Group: f.get(q, "group"),
 		SHA256: f.get(q, "sha256"), Size: f.num(q, "size"), Modified: f.num(q, "modified"), Target: f.get(q, "target"), Empty: f.get(q, "empty") == "yes",
 	}
-	if c, err := base64.StdEncoding.DecodeString(f.get(q, "content")); err == nil {
-		p.Content = c
+	if strings.HasPrefix(q, "content ") {
+		p.Content = f.contents[path]
 	}
 	return p
 }
@@ -494,7 +522,9 @@ func (f *Facts) Account(name string) bool { return f.get("account "+name, "uid")
 
 // Sysctl returns the answer to Probe.Sysctl, empty if the kernel has no such
 // setting.
-func (f *Facts) Sysctl(key string) string { return f.get("sysctl "+key, "value") }
+func (f *Facts) Sysctl(key string) string {
+	return strings.Join(strings.Fields(f.get("sysctl "+key, "value")), " ")
+}
 
 // Tool returns the answer to Probe.Tool.
 func (f *Facts) Tool(name string) bool { return f.get("tool "+name, "path") != "" }

@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"os"
@@ -104,8 +105,8 @@ func TestProbeSystem(t *testing.T) {
 	each(t, func(t *testing.T, h *shellhost.Host) {
 		h.Program("ss", `echo 'LISTEN 0 4096 127.0.0.1:`+fmt.Sprint(port)+` 0.0.0.0:* users:(("test",pid=7,fd=3))'
 echo 'LISTEN 0 128 [::]:1`+fmt.Sprint(port)+` [::]:* users:(("other",pid=8,fd=3))'`)
-		h.Program("sysctl", `case $3 in vm.swappiness) echo 60 ;; net.ipv4.tcp_rmem) printf '4096\t131072\t6291456\n' ;; *) exit 1 ;; esac`)
 		h.Program("getent", `if [ "$1$3" = ahostspg1.test ]; then printf '10.0.0.1  STREAM pg1.test\n10.0.0.1  DGRAM\nfd00::1  STREAM\n'; else exit 2; fi`)
+		h.Program("sysctl", `case $3 in vm.swappiness) echo 60 ;; net.ipv4.tcp_rmem) printf '4096\t131072\t6291456\n' ;; *) exit 1 ;; esac`)
 		h.Program("dpkg", "echo amd64")
 		h.Program("systemctl", `[ "$3" = ntpsec ]`)
 		h.Program("timedatectl", "echo yes")
@@ -198,6 +199,85 @@ func TestProbePackagesAndUnits(t *testing.T) {
 		if d := cmp.Diff(want, f.Unit("x.service")); d != "" {
 			t.Errorf("unit (-want +got):\n%s", d)
 		}
+	})
+}
+
+// One call answers for all units. Where systemd passes over a name, each is asked
+// for by itself, so that no answer goes to another's question.
+func TestProbeUnitsTogether(t *testing.T) {
+	const show = `while [ "$1" != -- ]; do shift; done
+shift
+echo "$*" >>calls
+first=yes
+for name in "$@"; do
+	case $name in *@.service) bad=yes; continue ;; esac
+	[ "$first" ] || echo
+	first=
+	printf 'ActiveState=%s\n' "$name"
+done
+[ -z "$bad" ]`
+	each(t, func(t *testing.T, h *shellhost.Host) {
+		calls := h.Path("/calls")
+		h.Program("systemctl", strings.ReplaceAll(show, ">>calls", ">>"+calls))
+		for _, c := range []struct {
+			units []string
+			calls int
+		}{
+			{[]string{"a.service", "b.service", "c.timer"}, 1},
+			{[]string{"a.service", "x@.service", "c.timer"}, 4},
+			{[]string{"x@.service"}, 2},
+		} {
+			_ = os.Remove(calls)
+			var p remote.Probe
+			p.Tool("sh")
+			for _, u := range c.units {
+				p.Unit(u).Path("/not/there" + u)
+			}
+			f := probe(t, h, &p)
+			for _, u := range c.units {
+				want := u
+				if strings.Contains(u, "@.") {
+					want = ""
+				}
+				if got := f.Unit(u).Active; got != want {
+					t.Errorf("%q: %s has the answer of %q", c.units, u, got)
+				}
+			}
+			if text, _ := os.ReadFile(calls); strings.Count(string(text), "\n") != c.calls {
+				t.Errorf("%q: systemctl was called so:\n%s", c.units, text)
+			}
+		}
+	})
+}
+
+// Files are read together, whatever their names.
+func TestProbeFilesTogether(t *testing.T) {
+	each(t, func(t *testing.T, h *shellhost.Host) {
+		texts := map[string]string{"/a": "one\n", "/b c": "two\n", `/d\n|e*\\`: "three\n", "/empty": "", "/$(touch pwned)": "four\n", "/at": "five"}
+		var p remote.Probe
+		for name, text := range texts {
+			write(t, h.Path(name), text)
+			p.Path(h.Path(name)).Content(h.Path(name))
+		}
+		write(t, h.Path("/large"), strings.Repeat("x", 1<<20+1))
+		write(t, h.Path("/fits"), strings.Repeat("x", 1<<20))
+		f := probe(t, h, p.Content(h.Path("/large")).Content(h.Path("/fits")).Content(h.Path("/gone")).Path(h.Path("/")))
+		for name, text := range texts {
+			got := f.Path(h.Path(name))
+			if sum := fmt.Sprintf("%x", sha256.Sum256([]byte(text))); got.Type != remote.Regular || got.SHA256 != sum || string(got.Content) != text || got.Size != int64(len(text)) || got.Mode != "644" || got.Modified == 0 {
+				t.Errorf("%s: %+v", name, got)
+			}
+		}
+		if got := f.Path(h.Path("/large")); got.Size != 1<<20+1 || len(got.Content) != 0 || got.SHA256 == "" {
+			t.Errorf("a file of over 1 MiB: %d bytes, content of %d", got.Size, len(got.Content))
+		}
+		if got := f.Path(h.Path("/fits")); len(got.Content) != 1<<20 {
+			t.Errorf("a file of 1 MiB: content of %d", len(got.Content))
+		}
+		if got := f.Path(h.Path("/gone")); got.Exists() || f.Path(h.Path("/")).Owner == "" {
+			t.Errorf("%+v", got)
+		}
+		unharmed(t, h)
 	})
 }
 

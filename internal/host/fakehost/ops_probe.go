@@ -1,6 +1,8 @@
 package fakehost
 
 import (
+	"archive/tar"
+	"bytes"
 	"cmp"
 	"encoding/base64"
 	"fmt"
@@ -15,10 +17,24 @@ import (
 // probe answers the questions of remote.Probe in the words of its script.
 func probe(o *Op) error {
 	n := 0
+	var contents bytes.Buffer
+	archive := tar.NewWriter(&contents)
 	for line := range strings.Lines(string(o.Cmd.Stdin)) {
 		n++
 		verb, argument, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		out := func(field, value string) { o.Printf("%d.%s=%s\n", n, field, value) }
+		out := func(field, value string) {
+			if field != "content" {
+				o.Printf("%d.%s=%s\n", n, field, value)
+				return
+			}
+			err := archive.WriteHeader(&tar.Header{Name: argument, Size: int64(len(value))})
+			if err == nil {
+				_, err = archive.Write([]byte(value))
+			}
+			if err != nil {
+				o.Machine.World.TB.Errorf("unable to pack %s: %v", argument, err)
+			}
+		}
 		answer, ok := questions[verb]
 		if !ok {
 			o.Machine.World.TB.Errorf("the question %q is not modelled", verb)
@@ -26,6 +42,10 @@ func probe(o *Op) error {
 		}
 		answer(o.Machine, argument, out)
 	}
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	o.Printf("0.contents=%s\n", base64.StdEncoding.EncodeToString(contents.Bytes()))
 	return nil
 }
 
@@ -151,11 +171,9 @@ func (m *Machine) path(p string, out func(string, string)) {
 func content(m *Machine, p string, out func(string, string)) {
 	m.path(p, out)
 	if n := m.Files.Get(p); n != nil && n.Type == Regular {
-		if len(n.Content) > 1<<20 {
-			out("toolarge", "yes")
-			return
+		if len(n.Content) <= 1<<20 {
+			out("content", string(n.Content))
 		}
-		out("content", base64.StdEncoding.EncodeToString(n.Content))
 	}
 }
 

@@ -21,8 +21,8 @@ os() {
 		out PRETTY_NAME "${PRETTY_NAME:-}"
 	)
 	out arch "$(dpkg --print-architecture 2>/dev/null || uname -m)"
-	out kernel "$(uname -r)"
-	out hostname "$(uname -n)"
+	line kernel /proc/sys/kernel/osrelease
+	line hostname /proc/sys/kernel/hostname
 	line machine_id /etc/machine-id
 	line boot_id /proc/sys/kernel/random/boot_id
 	out cpus "$(nproc 2>/dev/null)"
@@ -38,7 +38,7 @@ os() {
 }
 disk() {
 	dir=$1
-	while [ ! -e "$dir" ] && [ "$dir" != / ]; do dir=$(dirname -- "$dir"); done
+	while [ ! -e "${dir:=/}" ]; do dir=${dir%/*}; done
 	out at "$dir"
 	df -Pk -- "$dir" 2>/dev/null | {
 		read -r _
@@ -47,7 +47,7 @@ disk() {
 		out free_kib "$free"
 		out mount "$mount"
 	}
-	out writable "$([ -w "$dir" ] && echo yes || echo no)"
+	if [ -w "$dir" ]; then out writable yes; else out writable no; fi
 	out filesystem "$(stat -f -c %T -- "$dir" 2>/dev/null)"
 }
 # holds reports whether there is anything in a directory.
@@ -58,44 +58,65 @@ holds() {
 	return 1
 }
 path() {
-	meta=
 	if [ -L "$1" ]; then
 		out type link
 		out target "$(readlink -- "$1")"
 	elif [ -f "$1" ]; then
-		out type file
-		sum=$(sha256sum <"$1") && out sha256 "${sum%% *}"
-		meta=$(stat -c "$n.mode=%a
-$n.owner=%U
-$n.group=%G
-$n.modified=%Y
-$n.size=%s" -- "$1") && printf '%s\n' "$meta"
+		out type file # the rest is answered with those of all files
 	elif [ -d "$1" ]; then
 		out type dir
-		stat -c "$n.mode=%a
-$n.owner=%U
-$n.group=%G" -- "$1"
 		if holds "$1"; then out empty no; else out empty yes; fi
 	elif [ -e "$1" ]; then
 		out type other
-		stat -c "$n.mode=%a
-$n.owner=%U
-$n.group=%G" -- "$1"
 	else
 		out type missing
 	fi
 }
-content() {
-	path "$1"
-	if [ -f "$1" ]; then
-		size=${meta##*=}
-		if [ -L "$1" ]; then size=$(stat -L -c %s -- "$1"); fi
-		if [ "${size:-1048577}" -le 1048576 ]; then
-			out content "$(base64 -w0 <"$1")"
-		else
-			out toolarge yes
-		fi
-	fi
+# contents packs the files that are asked for, but for large ones, all together.
+contents() {
+	printf '0.contents='
+	find -L "$@" -prune -type f ! -size +2048 -print0 2>/dev/null |
+		tar -chP --no-recursion --null -T - 2>/dev/null | base64 -w0
+	printf '\n'
+}
+# files answers all questions about files and directories that are there, but
+# for what the shell knows by itself. The parameters are their paths, without
+# symbolic links, and before them "number|path" of each question, a line each.
+files() {
+	asked=$1
+	shift
+	{
+		printf '%s\n' "$asked"
+		stat -c '%F|%a|%U|%G|%Y|%s|%n' -- "$@" 2>/dev/null
+		printf '\n'
+		for name in "$@"; do
+			shift
+			[ ! -f "$name" ] || set -- "$@" "$name"
+		done
+		[ $# = 0 ] || sha256sum -- "$@" 2>/dev/null
+	} | awk '
+		{ bar = index($0, "|") }
+		part == 0 && $0 != "" { numbers[substr($0, bar + 1)] = numbers[substr($0, bar + 1)] " " substr($0, 1, bar - 1); next }
+		$0 == "" { part++; next }
+		seen[part, $0]++ { next } # a path may be asked for twice
+		part == 1 {
+			split($0, is, "|")
+			name = substr($0, length(is[1] is[2] is[3] is[4] is[5] is[6]) + 7)
+			count = split(numbers[name], list, " ")
+			for (i = 1; i <= count; i++) {
+				print list[i] ".mode=" is[2] "\n" list[i] ".owner=" is[3] "\n" list[i] ".group=" is[4]
+				if (is[1] ~ /^regular/) print list[i] ".modified=" is[5] "\n" list[i] ".size=" is[6]
+			}
+		}
+		part == 2 {
+			# A name with a backslash is written with two, and marked by one in front.
+			if (substr($0, 1, 1) == "\\") {
+				$0 = substr($0, 2)
+				gsub(/\\\\/, "\\")
+			}
+			count = split(numbers[substr($0, 67)], list, " ")
+			for (i = 1; i <= count; i++) print list[i] ".sha256=" substr($0, 1, 64)
+		}'
 }
 list() {
 	if [ -d "$1" ]; then
@@ -132,21 +153,44 @@ available() {
 		$madison
 	END
 }
-unit() {
-	systemctl show --no-pager -p LoadState -p ActiveState -p SubState -p UnitFileState -p NeedDaemonReload \
-		-p MainPID -p NRestarts -p Result -p FragmentPath -p ExecMainStartTimestamp -p InvocationID \
-		-- "$1" 2>/dev/null | while IFS= read -r line; do
-		printf '%s.%s\n' "$n" "$line"
+# units answers all questions about units, whose numbers and names are given.
+# systemd answers in their order, with an empty line between two, but passes over
+# names that no unit can have; then each is asked for by itself.
+units() {
+	asked=$1
+	shift
+	states "$asked" "$@" || for name in "$@"; do
+		states "${asked%% *}" "$name"
+		asked=${asked#* }
 	done
 }
+states() {
+	numbers=$1
+	shift
+	systemctl show --no-pager -p LoadState -p ActiveState -p SubState -p UnitFileState -p NeedDaemonReload \
+		-p MainPID -p NRestarts -p Result -p FragmentPath -p ExecMainStartTimestamp -p InvocationID \
+		-- "$@" 2>/dev/null | awk -v numbers="$numbers" '
+		BEGIN { count = split(numbers, list, " "); at = 1 }
+		$0 == "" { at++; next }
+		{ text = text list[at] "." $0 "\n" }
+		END { if (text == "" || at != count) exit 1; printf "%s", text }'
+}
 process() {
-	pid=$(systemctl show --no-pager -p MainPID --value -- "$1" 2>/dev/null)
+	pid='' since=''
+	while IFS='=' read -r key value; do
+		case $key in
+		MainPID) pid=$value ;;
+		ExecMainStartTimestamp) since=$value ;;
+		esac
+	done <<-END
+		$(systemctl show --no-pager -p MainPID -p ExecMainStartTimestamp -- "$1" 2>/dev/null)
+	END
 	if [ "${pid:-0}" -gt 0 ] 2>/dev/null && [ -d "/proc/$pid" ]; then
 		out arguments "$(base64 -w0 <"/proc/$pid/cmdline" 2>/dev/null)"
 		out environment "$(base64 -w0 <"/proc/$pid/environ" 2>/dev/null)"
 		out program "$(readlink -- "/proc/$pid/exe" 2>/dev/null)"
 		out account "$(stat -c %U -- "/proc/$pid" 2>/dev/null)"
-		out started "$(date -d "$(systemctl show --no-pager -p ExecMainStartTimestamp --value -- "$1" 2>/dev/null)" +%s 2>/dev/null)"
+		out started "$(date -d "$since" +%s 2>/dev/null)"
 	fi
 }
 port() {
@@ -199,22 +243,44 @@ debian() {
 		out cluster "${version##*/}|${cluster##*/}|${listens:-5432}|$([ -e "$data/postmaster.pid" ] && echo yes)|$used|$data"
 	done
 }
-account() { id -u -- "$1" >/dev/null 2>&1 && out uid "$(id -u -- "$1")"; }
-kernel_setting() { out value "$(sysctl -n -- "$1" 2>/dev/null | tr '\t' ' ')"; }
-checkout_tool() { command -v -- "$1" >/dev/null 2>&1 && out path "$(command -v -- "$1")"; }
+account() { if id=$(id -u -- "$1" 2>/dev/null); then out uid "$id"; fi; }
+kernel_setting() { out value "$(sysctl -n -- "$1" 2>/dev/null)"; }
+tool() { if command -v -- "$1" >/dev/null 2>&1; then out path "$(command -v -- "$1")"; fi; }
 questions=$(cat)
 offered=''
 installed=''
-while IFS= read -r question; do
+paths=''
+contents=''
+wanted=''
+asked=''
+set -f
+IFS=$newline
+for question in $questions; do
 	n=$((n + 1))
+	argument=${question#* }
 	case $question in
-	'available '*) offered="$offered ${question#* }" ;;
-	'package '* | 'source '*) installed="$installed$n|${question%% *}|${question#* }$newline" ;;
+	'available '*) offered="$offered $argument" ;;
+	'package '* | 'source '*) installed="$installed$n|${question%% *}|$argument$newline" ;;
+	'unit '*) asked="$asked$n " wanted="$wanted$argument$newline" ;;
+	'path '* | 'content '*)
+		if [ -e "$argument" ] && [ ! -L "$argument" ]; then paths="$paths$n|$argument$newline"; fi
+		case $question in
+		'content '*) if [ -f "$argument" ]; then contents="$contents$argument$newline"; fi ;;
+		esac
+		;;
 	esac
-done <<END
-$questions
-END
+done
 if [ "$installed" ]; then packages "$installed"; fi
+# shellcheck disable=SC2086 # they are lists of lines
+{
+	if [ "$wanted" ]; then units "$asked" $wanted; fi
+	set --
+	for question in $paths; do set -- "$@" "${question#*|}"; done
+	if [ $# != 0 ]; then files "$paths" "$@"; fi
+	if [ "$contents" ]; then contents $contents; fi
+}
+unset IFS
+set +f
 n=0
 while IFS= read -r question; do
 	n=$((n + 1))
@@ -222,12 +288,10 @@ while IFS= read -r question; do
 	case ${question%% *} in
 	os) os ;;
 	disk) disk "$argument" ;;
-	path) path "$argument" ;;
-	content) content "$argument" ;;
+	path | content) path "$argument" ;;
 	list) list "$argument" ;;
-	package | source) ;; # answered above
+	package | source | unit) ;; # answered above
 	available) available "$argument" ;;
-	unit) unit "$argument" ;;
 	process) process "$argument" ;;
 	port) port "$argument" ;;
 	addresses) addresses ;;
@@ -239,7 +303,7 @@ while IFS= read -r question; do
 	debian) debian ;;
 	account) account "$argument" ;;
 	sysctl) kernel_setting "$argument" ;;
-	tool) checkout_tool "$argument" ;;
+	tool) tool "$argument" ;;
 	*) out error "unknown question" ;;
 	esac </dev/null
 done <<END
