@@ -23,6 +23,7 @@ type formation struct {
 	keep     bool       // destroying keeps the data
 	provider string     // what is in the provider block
 	citus    string     // version
+	shards   int        // of a table that is made
 	// extension is what the coordinator's cluster says of the extension's version.
 	extension string
 }
@@ -34,7 +35,7 @@ func newFormation(t *testing.T, groups ...[]string) *formation {
 	cli.Binary(t)
 	o := labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: slices.Concat(groups...)}}}
 	lab := labtest.New(t, o)
-	f := &formation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, groups: groups}
+	f := &formation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, groups: groups, shards: 32}
 	have, err := lab.Versions("postgresql-17-citus")
 	if err != nil || len(have) == 0 {
 		t.Skipf("SKIPPED: Citus is in no registry, and not in lab/extra-debs (CONTRIBUTING.md): %v", err)
@@ -186,6 +187,77 @@ func (f *formation) held(group int) string {
 	return f.shop(fmt.Sprintf("select count(*) from pg_dist_placement p join pg_dist_shard using (shardid) join pg_dist_partition t using (logicalrelid) where t.repmodel <> 't' and p.groupid = %d", group))
 }
 
+// tables makes tables with rows: two that are distributed together, and one that is on
+// every group.
+func (f *formation) tables() {
+	f.t.Helper()
+	for _, statement := range []string{
+		"create table orders (id bigint primary key, what text)", "set citus.shard_count = %d; select create_distributed_table('orders', 'id')",
+		"create table items (id bigint primary key, what text)", "select create_distributed_table('items', 'id', colocate_with := 'orders')",
+		"create table customers (id int primary key, what text)", "select create_reference_table('customers')",
+		"insert into orders select n, 'x' from generate_series(1, 10000) n", "insert into items select n, 'y' from generate_series(1, 5000) n",
+		"insert into customers select n, 'z' from generate_series(1, 100) n",
+	} {
+		f.shop(strings.Replace(statement, "%d", fmt.Sprint(f.shards), 1))
+	}
+}
+
+// write has somebody write rows into a distributed table, as a role of its own.
+func (f *formation) write(t *testing.T) *writer.Writer {
+	t.Helper()
+	for _, statement := range []string{
+		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id')",
+		"create role app superuser login password 'app-password'",
+	} {
+		f.shop(statement)
+	}
+	for g := range f.joined {
+		f.on(f.leads(g), `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
+	}
+	var ca string
+	f.Outputs(t.Context(), "ca", &ca)
+	return writer.Start(t, writer.Config{
+		Hosts: []string{f.lab.Host("c1").Addr, f.lab.Host("c2").Addr}, User: "app", Password: "app-password", Database: "shop", CA: ca, Table: "written",
+	})
+}
+
+// imports writes import blocks for all of the formation's resources, and returns how many.
+func (f *formation) imports() int {
+	f.t.Helper()
+	var b strings.Builder
+	ids := f.ids()
+	for address, id := range ids {
+		fmt.Fprintf(&b, "import {\n  to = %s\n  id = %q\n}\n", address, id)
+	}
+	f.Write("import.tf", b.String())
+	return len(ids)
+}
+
+// drainedAndBack moves all shards off group 2, and some onto it again. Configure writes the
+// configuration; sums are what the tables hold before and after.
+func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), sums string) {
+	ctx := t.Context()
+	f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
+	configure(3)
+	has(t, f.Plan(ctx), "Applying this moves all shards off the group shop/2")
+	f.Apply(ctx)
+	if held := f.held(2); held != "0" {
+		t.Errorf("%s placements are left", held)
+	}
+	f.NoChanges(ctx)
+	f.worker = "rebalance = \"on_join\"\n  rebalance_threshold = 0.1"
+	configure(3)
+	has(t, f.Plan(ctx), "Applying this moves shards onto the group shop/2", "an even share")
+	f.Apply(ctx)
+	if f.held(2) == "0" {
+		t.Error("it has no shards")
+	}
+	f.NoChanges(ctx)
+	if now := f.sums(); now != sums {
+		t.Errorf("the tables hold %s, before %s", now, sums)
+	}
+}
+
 // A coordinator and two groups of workers, two hosts each, are made from nothing by one
 // apply. A third group joins, and gets shards, and leaves again, while rows are written.
 func TestCitus(t *testing.T) {
@@ -206,29 +278,14 @@ func TestCitus(t *testing.T) {
 	if mode := f.on("a1", "patronictl -c /etc/patroni/config.yml show-config | grep synchronous_mode"); mode != "synchronous_mode: quorum" {
 		t.Errorf("group 1 has %s", mode)
 	}
-	for _, statement := range []string{
-		"create table orders (id bigint primary key, what text)", "select create_distributed_table('orders', 'id')",
-		"create table items (id bigint primary key, what text)", "select create_distributed_table('items', 'id', colocate_with := 'orders')",
-		"create table customers (id int primary key, what text)", "select create_reference_table('customers')",
-		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id')",
-		"insert into orders select n, 'x' from generate_series(1, 10000) n", "insert into items select n, 'y' from generate_series(1, 5000) n",
-		"insert into customers select n, 'z' from generate_series(1, 100) n", "create role app superuser login password 'app-password'",
-	} {
-		f.shop(statement)
-	}
-	for g := range 3 {
-		f.on(f.leads(g), `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
-	}
+	f.tables()
 	before := f.sums()
-	var ca string
-	f.Outputs(ctx, "ca", &ca)
-	w := writer.Start(t, writer.Config{
-		Hosts: []string{f.lab.Host("c1").Addr, f.lab.Host("c2").Addr}, User: "app", Password: "app-password", Database: "shop", CA: ca, Table: "written",
-	})
+	w := f.write(t)
 
 	t.Run("a group joins", func(t *testing.T) {
 		f.worker = `rebalance = "on_join"`
 		f.configure(4)
+		has(t, f.Plan(ctx), "Applying this moves shards onto the group shop/3", "an even share")
 		begin, failed := time.Now(), w.Failed()
 		f.Apply(ctx)
 		t.Logf("joined in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed)
@@ -286,35 +343,11 @@ func TestCitus(t *testing.T) {
 		other := &formation{site: &site{t: t, lab: f.lab, Dir: cli.New(t, nil, f.lab.Env()...)}, groups: f.groups, citus: f.citus}
 		other.keep = true // as an import finds it
 		other.configure(3)
-		var b strings.Builder
-		ids := f.ids()
-		for address, id := range ids {
-			fmt.Fprintf(&b, "import {\n  to = %s\n  id = %q\n}\n", address, id)
-		}
-		other.Write("import.tf", b.String())
-		has(t, other.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", len(ids)))
+		n := other.imports()
+		has(t, other.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", n))
 	})
 
-	t.Run("drained, and back", func(t *testing.T) {
-		f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
-		f.configure(3)
-		has(t, f.Plan(ctx), "Applying this moves all shards off the group shop/2")
-		f.Apply(ctx)
-		if held := f.held(2); held != "0" {
-			t.Errorf("%s placements are left", held)
-		}
-		f.NoChanges(ctx)
-		f.worker = `rebalance = "on_join"`
-		f.configure(3)
-		f.Apply(ctx)
-		if f.held(2) == "0" {
-			t.Error("it has no shards")
-		}
-		f.NoChanges(ctx)
-		if now := f.sums(); now != before {
-			t.Errorf("the tables hold %s, before %s", now, before)
-		}
-	})
+	t.Run("drained, and back", func(t *testing.T) { f.drainedAndBack(t, f.configure, before) })
 
 	t.Run("killed", func(t *testing.T) {
 		k := sweeper(f.site, w, "citus.rebalance", "citus.drain", "citus.remove")

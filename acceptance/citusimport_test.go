@@ -148,25 +148,13 @@ func TestCitusImport(t *testing.T) {
 	f := &handFormation{formation: newFormation(t, []string{"c1"}, []string{"a1", "a2"}, []string{"b1"}), protected: "true"}
 	ctx := t.Context()
 	f.byHand()
-	for _, statement := range []string{
-		"create table orders (id bigint primary key, what text)", "set citus.shard_count = 8; select create_distributed_table('orders', 'id')",
-		"create table items (id bigint primary key, what text)", "select create_distributed_table('items', 'id', colocate_with := 'orders')",
-		"create table customers (id int primary key, what text)", "select create_reference_table('customers')",
-		"insert into orders select n, 'x' from generate_series(1, 10000) n", "insert into items select n, 'y' from generate_series(1, 5000) n",
-		"insert into customers select n, 'z' from generate_series(1, 100) n",
-	} {
-		f.shop(statement)
-	}
+	f.shards = 8
+	f.tables()
 	rows, before, processes := f.sums(), f.fingerprint(), f.processes()
 
 	f.adoptedFormation(3)
-	var b strings.Builder
-	ids := f.ids()
-	for address, id := range ids {
-		fmt.Fprintf(&b, "import {\n  to = %s\n  id = %q\n}\n", address, id)
-	}
-	f.Write("import.tf", b.String())
-	has(t, f.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", len(ids)))
+	n := f.imports()
+	has(t, f.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", n))
 	f.Apply(ctx)
 	f.NoChanges(ctx)
 	if after := f.fingerprint(); after != before {
@@ -218,6 +206,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 			}
 			has(t, o, says)
 		}
+		ids := f.ids()
 		node, group := `pgha_patroni_node.db["a2"]`, `pgha_patroni_cluster.group["1"]`
 		refuses(node, strings.Replace(ids[node], "@shop:1@", "@shop@", 1), "is a Citus formation, with the groups 0, 1, 2")
 		refuses(node, strings.Replace(ids[node], "@shop:1@", "@shop:2@", 1), `this host runs the node "a2" of /service/shop/1, not "a2" of /service/shop/2`)
@@ -257,26 +246,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 	})
 
 	if exhaustive() { // it leaves, below, is drained as well
-		t.Run("drained, and back", func(t *testing.T) {
-			f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
-			f.adoptedFormation(3)
-			has(t, f.Plan(ctx), "Applying this moves all shards off the group shop/2")
-			f.Apply(ctx)
-			if held := f.held(2); held != "0" {
-				t.Errorf("%s placements are left", held)
-			}
-			f.NoChanges(ctx)
-			f.worker = `rebalance = "on_join"`
-			f.adoptedFormation(3)
-			f.Apply(ctx)
-			if f.held(2) == "0" {
-				t.Error("it has no shards")
-			}
-			f.NoChanges(ctx)
-			if now := f.sums(); now != rows {
-				t.Errorf("the tables hold %s, before %s", now, rows)
-			}
-		})
+		t.Run("drained, and back", func(t *testing.T) { f.drainedAndBack(t, f.adoptedFormation, rows) })
 	}
 
 	t.Run("a switchover", func(t *testing.T) {

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
 )
 
 // versions are what a group's nodes have of Citus: the library that runs, and the
@@ -51,20 +49,12 @@ func TestCitusUpgrade(t *testing.T) {
 	ctx := t.Context()
 	f.configure(3)
 	f.Apply(ctx)
+	f.tables()
 	for _, statement := range []string{
-		"create table orders (id bigint primary key, what text)", "select create_distributed_table('orders', 'id')",
-		"create table items (id bigint primary key, what text)", "select create_distributed_table('items', 'id', colocate_with := 'orders')",
-		"create table customers (id int primary key, what text)", "select create_reference_table('customers')",
 		"create extension citus_columnar", "create table events (id bigint, what text) using columnar", "select create_distributed_table('events', 'id')",
-		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id')",
-		"insert into orders select n, 'x' from generate_series(1, 10000) n", "insert into items select n, 'y' from generate_series(1, 5000) n",
-		"insert into customers select n, 'z' from generate_series(1, 100) n", "insert into events select n, 'e' from generate_series(1, 20000) n",
-		"create role app superuser login password 'app-password'",
+		"insert into events select n, 'e' from generate_series(1, 20000) n",
 	} {
 		f.shop(statement)
-	}
-	for g := range 3 {
-		f.on(f.leads(g), `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
 	}
 	sums := func() string { return f.sums() + ", events " + f.shop("select count(*), sum(id) from events") }
 	before := sums()
@@ -100,11 +90,7 @@ func TestCitusUpgrade(t *testing.T) {
 		})
 	}
 
-	var ca string
-	f.Outputs(ctx, "ca", &ca)
-	w := writer.Start(t, writer.Config{
-		Hosts: []string{f.lab.Host("c1").Addr, f.lab.Host("c2").Addr}, User: "app", Password: "app-password", Database: "shop", CA: ca, Table: "written",
-	})
+	w := f.write(t)
 	t.Run("both", func(t *testing.T) {
 		f.citus, f.extension = to, minor(to)
 		f.configure(3)
