@@ -14,7 +14,7 @@ import (
 // done as a user with sudo: a one-node cluster there, from the first contact to
 // the removal.
 func TestSudoAndBastion(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{
 		Image:       labhost.Warm,

@@ -18,7 +18,7 @@ import (
 // Debian 12 with the versions it came with: PostgreSQL 15, Patroni 3.0.2 and
 // etcd 3.4, whose REST API, validator and member keys say less than later ones.
 func TestBookworm(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{Cluster: `synchronous_mode = "on"
   postgresql = { parameters = { work_mem = "8MB" } }`}
 	s := newSiteIn(t, labhost.Options{

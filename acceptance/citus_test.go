@@ -261,7 +261,7 @@ func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), sum
 // A coordinator and two groups of workers, two hosts each, are made from nothing by one
 // apply. A third group joins, and gets shards, and leaves again, while rows are written.
 func TestCitus(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	f := newFormation(t, []string{"c1", "c2"}, []string{"a1", "a2"}, []string{"b1", "b2"}, []string{"d1", "d2"})
 	ctx := t.Context()
 	f.configure(3)

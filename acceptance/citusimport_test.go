@@ -144,7 +144,7 @@ func (f *handFormation) processes(but ...string) string {
 // or written, and the data source shows it. What cannot be done with it is refused. Then a
 // group is drained, gets shards again, and leaves.
 func TestCitusImport(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	f := &handFormation{formation: newFormation(t, []string{"c1"}, []string{"a1", "a2"}, []string{"b1"}), protected: "true"}
 	ctx := t.Context()
 	f.byHand()

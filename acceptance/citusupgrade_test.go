@@ -39,7 +39,7 @@ func (f *formation) runs(library, extension string) {
 // written, and the apply is killed. From then on there is no way back; before, there is, and
 // the library may go first alone.
 func TestCitusUpgrade(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	f := newFormation(t, []string{"c1", "c2"}, []string{"a1", "a2"}, []string{"b1", "b2"})
 	from, to := f.citus, f.newest("postgresql-17-citus")
 	if from == to {

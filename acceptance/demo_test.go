@@ -43,7 +43,7 @@ func (d demo) run(ctx context.Context, t *testing.T, command string) string {
 // The first thing that a new user does: make demo, twice, make demo-status and
 // make demo-down, on hosts that have nothing but Debian.
 func TestDemo(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	labtest.Need(t)
 	binary := cli.Binary(t)
 	d := demo{lab: fmt.Sprintf("demo-t%d", os.Getpid()), dir: filepath.Join(t.TempDir(), "demo")}

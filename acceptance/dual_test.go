@@ -16,7 +16,7 @@ import (
 // three. One cluster is destroyed with everything it had while rows are written to
 // the other.
 func TestDualStack(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: []string{"a1", "a2", "b1", "b2"}}}})
 	s := &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}

@@ -13,7 +13,7 @@ import (
 
 // Five members in two datacenters: the timing follows the distance.
 func TestEtcdAcrossDatacenters(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{
 		{Name: "dc1", Hosts: []string{"e1", "e2", "e3"}}, {Name: "dc2", Hosts: []string{"e4", "e5"}},

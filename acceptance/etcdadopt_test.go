@@ -184,7 +184,7 @@ func TestEtcdAdoptLayouts(t *testing.T) {
 		"Autobase": autobaseLayout, "Pigsty": pigstyLayout, "AutobaseTLS": autobaseLayout.secured(), "PigstyTLS": pigstyLayout.secured(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			turn(t)
 			etcdAdopt(t, l)
 		})
 	}

@@ -129,7 +129,7 @@ func (s *site) shows(host string) {
 // restarts of one member at a time, also when the apply is killed in between. What is
 // wrong is said with host and file, before anything is touched.
 func TestEtcdBroughtCertificates(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	ctx := t.Context()
 	file := func(name string) string {

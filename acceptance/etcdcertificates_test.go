@@ -74,7 +74,7 @@ func (s *site) disconnect() {
 // trust another authority, and Patroni not at all. Certificates that have all ended
 // are renewed by the apply, too.
 func TestEtcdCertificates(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	base := settings{Purge: true}
 	u := newUpgrading(t, labhost.Options{}, base)

@@ -99,7 +99,7 @@ func (s *site) checkPatroni(leader string) {
 // time, in failsafe mode; an apply that is killed in the middle is gone on with; the
 // node that leads goes on leading; nothing is restarted; nobody has another password.
 func TestEtcdRestore(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := safe()
 	base.Etcd = `snapshots = { schedule = "Mon 05:00", keep = 3 }`
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")
@@ -221,7 +221,7 @@ func (s *site) demotes(t *testing.T, w *writer.Writer, c settings) {
 // from its nodes: from a primary that goes on in failsafe mode, and after that from
 // nodes that were all without power, of which only one has the last rows.
 func TestEtcdLostWithoutSnapshot(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := safe()
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")
 	ctx := t.Context()

@@ -14,13 +14,13 @@ import (
 
 // Snapshots of etcd on Debian 13, whose etcdutl verifies them.
 func TestEtcdSnapshots(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	etcdSnapshots(t, "trixie", "etcdutl")
 }
 
 // The same with etcd 3.4, where there is only etcdctl.
 func TestEtcdSnapshotsBookworm(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	etcdSnapshots(t, "bookworm", "etcdctl")
 }
 

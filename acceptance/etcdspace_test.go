@@ -15,7 +15,7 @@ import (
 // cluster is on it and rows are written: the plan says what is wrong, an apply
 // mends it or says with numbers why it cannot, and nobody who writes rows notices.
 func TestEtcdFull(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{
 		Etcd:    `quota_backend_bytes = "16MiB"`,
 		Cluster: "failsafe_mode = true\n  rest_api_allowlist = [\"10.0.0.0/8\"]", Purge: true,

@@ -27,7 +27,7 @@ except OSError as e:
 // and authentication under a writer that notices nothing: in stages of which the plan
 // tells, wherever the apply is killed. PostgreSQL is never restarted.
 func TestEtcdTLSOn(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := adopted()
 	base.Patroni = "4.1.5"
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")

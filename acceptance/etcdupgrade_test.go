@@ -82,7 +82,7 @@ func newUpgrading(t *testing.T, o labhost.Options, base settings) *upgrading {
 // etcd is upgraded and taken back under a Patroni cluster that notices nothing,
 // whatever happens to the apply and to the hosts.
 func TestEtcdUpgrade(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	u := newUpgrading(t, labhost.Options{}, settings{Purge: true, Patroni: "4.1.5", Etcd: "auth = false"})
 	ctx := t.Context()
@@ -326,7 +326,7 @@ func (u *upgrading) snapshotFiles() (list []string) {
 // From 3.4 to 3.5, without passwords, on Debian 12: until the last member has its turn
 // there is a way back, and then none.
 func TestEtcdUpgradeLine(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	u := newUpgrading(t, labhost.Options{Release: "bookworm"}, settings{Purge: true, Etcd: "auth = false"})
 	ctx := t.Context()

@@ -43,7 +43,7 @@ echo 'deb [trusted=yes] file:/srv/tally ./' >/etc/apt/sources.list.d/tally.list`
 // PostgreSQL's own, and let go. Then a closed window, a time of soaking, and a disk that
 // is full in the middle of an exchange.
 func TestExtensions(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	const patience = `rollout = { patience = "40s"%s }`
 	u := newStaged(t, fmt.Sprintf(patience, ""), "pg1", "pg2", "pg3")
 	ctx := t.Context()

@@ -25,7 +25,7 @@ import (
 // an apply says what is wrong and what to do, it is mended, and the next apply
 // goes on.
 func TestBadGround(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{
 		Image: labhost.Warm, Bastions: []string{"dc2"},
@@ -34,6 +34,7 @@ func TestBadGround(t *testing.T) {
 			{Name: "dc2", Hosts: []string{"behind"}}, {Name: "dc3", Hosts: []string{"slow"}},
 		},
 	})
+	two := make(chan struct{}, 2) // at a time
 	for _, part := range []struct {
 		name string
 		test func(*ground)
@@ -43,6 +44,8 @@ func TestBadGround(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()
+			two <- struct{}{}
+			defer func() { <-two }()
 			part.test(newGround(t, lab, part.name))
 		})
 	}

@@ -11,7 +11,7 @@ import (
 
 // What pgha_host does to a host, and that it undoes it; what it finds wrong.
 func TestHost(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	lab := labtest.New(t, labhost.Options{Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: []string{"h1"}}}})
 	h1 := lab.Host("h1")

@@ -49,7 +49,7 @@ func hclList(l []string) string {
 // Patroni and from what it calls. Names are as long as they may be. What cannot be
 // carried is refused before anything is contacted (TestRefused).
 func TestHostileValues(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	const (
 		hostile = `it's a "test"; $(touch /tmp/pwned) ` + "`touch /tmp/pwned`" + ` ${HOME} %{x} \n\\ üñ€😀 & | > < * ? # !`

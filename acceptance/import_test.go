@@ -2,7 +2,6 @@ package acceptance
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -48,7 +47,7 @@ func (s *site) again(c settings) *site {
 // What this provider has made is imported into an empty state, by the CLI's
 // command and by blocks in the configuration, and the plan is empty.
 func TestImport(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{
 		Protect: true,
 		Cluster: `failure_detection = "fast"
@@ -194,10 +193,8 @@ systemctl -q enable patroni 2>/dev/null`, n.host, s.lab.Host(n.host).Addr, strin
 // leadsByHand waits until a host's Patroni leads.
 func (s *site) leadsByHand(host string) {
 	s.eventually(host+" to lead", time.Minute, func(ctx context.Context) (bool, string) {
-		out, err := s.lab.SSH(ctx, host, "patronictl -c /etc/patroni/config.yml list -f json")
-		var list []member
-		_ = json.Unmarshal([]byte(out), &list)
-		return err == nil && slices.ContainsFunc(list, func(m member) bool { return m.Member == host && m.Role == "Leader" && m.State == "running" }), fmt.Sprint(out, err)
+		list, err := s.list(ctx, host)
+		return slices.ContainsFunc(list, func(m member) bool { return m.Member == host && m.Role == "Leader" && m.State == "running" }), fmt.Sprint(list, err)
 	})
 }
 
@@ -254,7 +251,7 @@ func adopted() settings {
 // restarted or written. A configuration that differs gets a plan that names each
 // difference. Then it is changed, step by step, under a writer.
 func TestAdopt(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := adopted()
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")
 	ctx := t.Context()

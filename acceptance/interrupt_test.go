@@ -17,7 +17,7 @@ import (
 // After half of the steps it is killed as if its machine died, after the others
 // as by Ctrl-C; TestInterruptedSwapped has them the other way round.
 func TestInterrupted(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	interrupted(t, 0, func(t *testing.T, k *killer, base settings) {
 		t.Run("two at once, from one state", func(t *testing.T) {
 			first := k.begin(t.Context(), "apply", "-replace=pgha_patroni_node."+k.others(k.leader("pg1"))[0])
@@ -36,7 +36,7 @@ func TestInterrupted(t *testing.T) {
 
 // The same, with each signal where the other one was.
 func TestInterruptedSwapped(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	interrupted(t, 1, nil)
 }
 

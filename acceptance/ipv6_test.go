@@ -16,7 +16,7 @@ import (
 // by IPv6, from the first contact to the last: it is made, changed, repaired,
 // hands over, loses etcd for a while, and goes.
 func TestIPv6Only(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	base := settings{
 		Purge:    true,

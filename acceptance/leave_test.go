@@ -13,7 +13,7 @@ import (
 // Nodes leave, the leader among them, and come back, while rows are written;
 // and who is not allowed to change anything is not.
 func TestNodesLeave(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{Cluster: `synchronous_mode = "on"`}
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")
 	s.Write("connect.tf", `output "conninfo" {

@@ -14,7 +14,7 @@ import (
 // second plan, reload, power cut of the leader, removal
 // with the data kept, taking up again, removal for good.
 func TestLife(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{Cluster: `synchronous_mode = "on"
   postgresql = { parameters = { work_mem = "8MB" } }`}
 	s := newSite(t, labhost.Warm, base, "pg1", "pg2", "pg3")

@@ -17,7 +17,7 @@ import (
 // member replaced on another host, and moves off the hosts that it began on. A
 // Patroni cluster on it notices nothing: no write fails, nothing is restarted.
 func TestEtcdMembers(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	all := []string{"h1", "h2", "h3", "h4", "h5"}
 	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: all}}})

@@ -18,7 +18,7 @@ import (
 // for etcd's members, in the certificates, and for Patroni. Two of the names
 // lead to IPv6.
 func TestFiveByName(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	cli.Binary(t)
 	all := []string{"pg1", "pg2", "pg3", "pg4", "pg5"}
 	lab := labtest.New(t, labhost.Options{

@@ -13,7 +13,7 @@ import (
 // another replica, moved behind the leader, broken in two ways, its host is
 // rebuilt, it is removed, and another one is replaced. Not one write fails.
 func TestNodes(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{
 		EtcdOn: []string{"pg1", "pg2", "pg3"},
 		Cluster: `member_slots_ttl = "0s"

@@ -11,7 +11,7 @@ import (
 // at a time while rows are written, in the order that each change needs; one that
 // PostgreSQL does not start with is put back when the first replica shows it.
 func TestParameters(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	with := func(parameters string) settings {
 		return settings{Purge: true, Cluster: `synchronous_mode = "on"
   postgresql = { parameters = { ` + parameters + ` } }`}

@@ -21,7 +21,7 @@ import (
 // passwords are refused, whoever has to connect again is let in, and no password
 // is seen where it does not belong.
 func TestRotation(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	s := newSite(t, labhost.Warm, rotation(""), "pg1", "pg2", "pg3")
 	rotationLife(t, s, true)
 }

@@ -16,7 +16,7 @@ import (
 // file, the most verbose log, the progress file or any process list, and what
 // is installed is exactly what was asked for.
 func TestBareAndSecrets(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	trace := filepath.Join(t.TempDir(), "trace.log")
 	progress := filepath.Join(t.TempDir(), "progress.jsonl")
 	s := newSite(t, labhost.Bare, settings{

@@ -15,7 +15,7 @@ import (
 // plan says, with its data, its settings and its system identifier. An apply that
 // is killed in the worst moment leaves it to the next one.
 func TestTakeOver(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{Node: "", Networks: []string{"samenet", "10.0.0.0/8"}, Protect: true}
 	base.Cluster = `take_over = { node = "pg1", cluster = "17/old" }
   postgresql = { parameters = { max_connections = "130" } }`

@@ -106,7 +106,7 @@ func (u *staged) switchovers() int {
 // Three nodes are brought to other versions of PostgreSQL and Patroni, and back,
 // while rows are written: one switchover for each, and no acknowledged row is lost.
 func TestUpgrade(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	u := newStaged(t, `rollout = { patience = "40s" }`, "pg1", "pg2", "pg3")
 	ctx := t.Context()
 	for _, step := range []struct {
@@ -175,7 +175,7 @@ func (u *staged) fromTwo(t *testing.T, to pins, parallelism ...int) {
 // both at once by applies that are killed, and back by applies from two states at once,
 // each with one switchover.
 func TestUpgradeFive(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	u := &staged{all: []string{"pg1", "pg2", "pg3", "pg4", "pg5"}}
 	u.base = settings{
 		Purge: true, Cluster: `synchronous_mode = "quorum"`, EtcdOn: []string{"pg1", "pg2", "pg3"},
@@ -214,7 +214,7 @@ func TestUpgradeFive(t *testing.T) {
 // Everything that can go wrong while nodes are brought to another version: nothing is
 // lost, what has not had its turn is as it was, and the next apply goes on.
 func TestUpgradeFaults(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	const policy = `synchronous_mode = "on"
   rollout = { patience = "15s", max_lag = "1MiB", switchover = %q }`
 	u := newStaged(t, fmt.Sprintf(policy, "auto"), "pg1", "pg2", "pg3")

@@ -35,7 +35,7 @@ func (s *site) invoke(name string, config map[string]any) (progress, failed stri
 // in the same order, as many switchovers, the same one leading. Then the actions, on
 // the real Patroni.
 func TestUpgradePlan(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	all := []string{"pg1", "pg2", "pg3"}
 	file := filepath.Join(t.TempDir(), "progress")
 	base := settings{Purge: true, Provider: fmt.Sprintf("progress_file = %q", file)}

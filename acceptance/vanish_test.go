@@ -18,7 +18,7 @@ import (
 // next apply waits no longer than the lock lives by itself: 20 s on a host, 30 s
 // in etcd, and for a process of the same machine that is gone not at all.
 func TestVanished(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	base := settings{Purge: true, Cluster: `postgresql = { parameters = { work_mem = "8MB" } }`}
 	s := newSite(t, labhost.Warm, base, "pg1")
 	ctx := t.Context()

@@ -13,7 +13,7 @@ import (
 // have no softdog. So this shows what is refused and said, what is written, and
 // that Patroni takes it; not that a host is reset.
 func TestWatchdog(t *testing.T) {
-	t.Parallel()
+	turn(t)
 	replica := func(attributes string) settings {
 		return settings{EtcdOn: []string{"pg1"}, Nodes: map[string]string{"pg2": attributes}}
 	}
