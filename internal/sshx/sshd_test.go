@@ -278,7 +278,7 @@ func TestOpenSSHKeptTooLong(t *testing.T) {
 		t.Skip("takes the time of real limits")
 	}
 	t.Parallel()
-	s := startSSHD(t, "ChannelTimeout session:command=5s") // a busy machine takes more than one to begin
+	s := startSSHD(t, "ChannelTimeout session:command=15s") // a busy machine takes more than five to begin
 	if s.user != "root" {
 		t.Skip("not root")
 	}
