@@ -94,3 +94,24 @@ func BenchmarkRun(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkKept is one script after the other in a session that is kept, in real
+// shells.
+func BenchmarkKept(b *testing.B) {
+	s, err := sshtest.Listen(sshtest.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	f, err := New(trust(s))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	h := f.Host(target(s))
+	for b.Loop() {
+		if _, err := h.Run(b.Context(), host.Cmd{Name: "op", Script: "cat", Stdin: []byte("question\n")}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

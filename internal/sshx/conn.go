@@ -23,6 +23,8 @@ type conn struct {
 	raw   *listening
 	slots slots
 	kept  kept
+	// keepless is set where no session can be kept: the host lacks what it takes.
+	keepless atomic.Bool
 
 	dead chan struct{}
 

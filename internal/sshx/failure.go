@@ -30,6 +30,9 @@ type failure struct {
 	// wanted for.
 	connect bool
 
+	// absent is the program that is missing, if that is why.
+	absent string
+
 	code   int    // with KindExit
 	stderr string // last lines, secrets removed
 }

@@ -67,12 +67,20 @@ func (c *conn) run(ctx context.Context, cmd host.Cmd) (host.Result, *failure) {
 		c.fleet.log.DebugContext(ctx, "the session that was kept is of no use, opening another one", "addr", c.addr, "reason", f.err)
 		mine = false
 	}
-	return c.runNew(ctx, cmd, mine)
+	res, f := c.runNew(ctx, cmd, mine)
+	if mine && f != nil && f.absent == wire.KeeperNeeds {
+		c.keepless.Store(true)
+		return c.runNew(ctx, cmd, false)
+	}
+	return res, f
 }
 
 // mayKeep says whether a script can share a session with others. That is root's,
 // which can become every user, but not again the one who has logged in.
 func (c *conn) mayKeep(cmd host.Cmd) bool {
+	if c.keepless.Load() {
+		return false
+	}
 	login := c.ssh.User()
 	switch cmd.User {
 	case "", "root":

@@ -72,7 +72,9 @@ func (s *session) notStarted(lost error) *failure {
 			hint: "See that neither the account's authorized_keys nor sshd_config forces a command or a subsystem for this login.",
 		}
 	case s.absent != "":
-		return s.missing()
+		f := s.missing()
+		f.absent = s.absent
+		return f
 	case s.noRights != "":
 		return &failure{
 			kind: host.KindBecome,

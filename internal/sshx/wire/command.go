@@ -42,8 +42,17 @@ var wrapperFile string
 //go:embed keeper.sh
 var keeperFile string
 
+//go:embed keeper.pl
+var keeperProgramFile string
+
 // Comments are for the reader of the files; every command would carry them.
-var launcher, wrapper, keeper = stripped(launcherFile), stripped(wrapperFile), stripped(keeperFile)
+var (
+	launcher, wrapper     = stripped(launcherFile), stripped(wrapperFile)
+	keeper, keeperProgram = stripped(keeperFile), stripped(keeperProgramFile)
+)
+
+// KeeperNeeds is the program without which no session can be kept.
+const KeeperNeeds = "perl"
 
 func stripped(script string) string {
 	var b strings.Builder
@@ -105,7 +114,7 @@ func (c Command) Line() (string, error) {
 	words := []string{"exec", "/bin/sh", "-c", launcher, c.Nonce, c.Become}
 	if c.Keep {
 		// No limit for the keeper: each script has one.
-		words = append(words, "root", "0", keeper, wrapper)
+		words = append(words, "root", "0", keeper, keeperProgram, wrapper)
 		words = append(words, c.request()...)
 	} else {
 		words = append(words, c.User, strconv.Itoa(c.Seconds), wrapper, c.mode(), c.Op, c.Script)
@@ -170,8 +179,8 @@ func Parse(line string) (Command, error) {
 			Nonce: words[4], Become: words[5], User: words[6], Seconds: seconds,
 			Stream: words[9] == "stream", Op: words[10], Script: words[11], Args: rest(words, 12),
 		}, err
-	case keeper:
-		c, err := parseRequest(words[10:])
+	case keeper: // and what it becomes
+		c, err := parseRequest(words[11:])
 		c.Become = words[5]
 		return c, err
 	}
