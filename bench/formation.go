@@ -69,21 +69,16 @@ type citusVersions struct {
 	Citus string `json:"citus"`
 }
 
-// formationVersions are those of everywhere, but of PostgreSQL the newest: a library of
-// Citus that was built with it may not load into an older one. Of Citus it is the oldest.
+// formationVersions are those of everywhere, and of Citus the oldest.
 func formationVersions(lab *labhost.Lab) (v citusVersions, err error) {
 	if v.versions, err = versionsOf(lab); err != nil {
-		return v, err
-	}
-	postgres, err := lab.Versions("postgresql-17")
-	if err != nil {
 		return v, err
 	}
 	citus, err := lab.Versions(citusPackage)
 	if err != nil {
 		return v, err
 	}
-	v.PostgreSQL, v.Citus = debver.Upstream(postgres[len(postgres)-1]), debver.Upstream(citus[0])
+	v.Citus = debver.Upstream(citus[0])
 	return v, nil
 }
 

@@ -28,7 +28,7 @@ var benchmarks = []benchmark{
 	{"plan_noop_3_nodes", "a plan without changes for such a cluster, and its SSH sessions", 10, planNoop},
 	{"etcd_upgrade_3", "the turns of a rolling upgrade of three members of etcd, the members' own restarts, and the longest stall of writes meanwhile", 3, etcdUpgrade},
 	{"upgrade_write_gap", "three nodes to another minor version of PostgreSQL: the longest gap in a client's writes, switchovers, failed transactions, time in all, and the gap of a bare switchover", 10, nodeUpgrade},
-	{"citus_deploy", "bare hosts to a Citus formation of a coordinator and two groups of workers, two hosts each, and to a cluster of three", 3, citusDeploy},
+	{"citus_deploy", "hosts with the packages to a Citus formation of a coordinator and two groups of workers, two hosts each, and to a cluster of three", 3, citusDeploy},
 	{"citus_rebalance", "shards moved onto a group of workers by an apply, and by hand with the same functions of Citus", 3, citusRebalance},
 	{"citus_gap_worker", "the longest gap in the writes of a client of the coordinator at a switchover of a group of workers, and of the coordinator", 10, citusGaps},
 	{"refresh_10", "a refresh of 10 simulated hosts, and the provider's memory", 10, refresh(10)},
