@@ -15,7 +15,10 @@ import (
 )
 
 // Down removes the lab and every trace of it.
-func (l *Lab) Down(ctx context.Context) error { return l.place.down(ctx, l.log) }
+func (l *Lab) Down(ctx context.Context) error {
+	l.disconnect()
+	return l.place.down(ctx, l.log)
+}
 
 // Down removes the lab of the options' name and every trace of it, also one
 // that is half made, or whose files were lost: it goes by names, not by what

@@ -32,6 +32,7 @@ type Lab struct {
 	hosts []Host
 	pool  string
 	log   func(format string, args ...any)
+	idle  idle
 }
 
 // Host is one host of a lab.

@@ -3,10 +3,13 @@ package labhost
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -97,34 +100,103 @@ func (l *Lab) handshake(ctx context.Context, conn net.Conn, addr string) (*ssh.C
 	return ssh.NewClient(c, chans, reqs), nil
 }
 
+// idle are connections that SSH has made and nobody uses, by host.
+type idle struct {
+	mu      sync.Mutex
+	clients map[string][]*ssh.Client
+}
+
+// mostIdle is how many of them are kept for a host.
+const mostIdle = 2
+
+// connect returns a connection to a host that was used before, if there is one that
+// still leads there, or else a new one: to log in takes a host a dozen processes.
+func (l *Lab) connect(ctx context.Context, host string) (*ssh.Client, error) {
+	for {
+		l.idle.mu.Lock()
+		all := l.idle.clients[host]
+		if len(all) == 0 {
+			l.idle.mu.Unlock()
+			return l.Dial(ctx, host)
+		}
+		client := all[len(all)-1]
+		l.idle.clients[host] = all[:len(all)-1]
+		l.idle.mu.Unlock()
+		// A host that has lost its power does not say so.
+		timer := time.AfterFunc(aliveTimeout, func() { client.Close() })
+		_, _, err := client.SendRequest("keepalive@openssh.com", true, nil)
+		if timer.Stop() && err == nil {
+			return client, nil
+		}
+		client.Close()
+	}
+}
+
+// aliveTimeout is how long a host may take to answer over a connection that is there.
+const aliveTimeout = 2 * time.Second
+
+// keep gives a connection back that is as it was.
+func (l *Lab) keep(host string, client *ssh.Client) {
+	l.idle.mu.Lock()
+	defer l.idle.mu.Unlock()
+	if len(l.idle.clients[host]) >= mostIdle {
+		client.Close()
+		return
+	}
+	if l.idle.clients == nil {
+		l.idle.clients = map[string][]*ssh.Client{}
+	}
+	l.idle.clients[host] = append(l.idle.clients[host], client)
+}
+
+// disconnect closes the connections that nobody uses.
+func (l *Lab) disconnect() {
+	l.idle.mu.Lock()
+	defer l.idle.mu.Unlock()
+	for _, clients := range l.idle.clients {
+		for _, c := range clients {
+			c.Close()
+		}
+	}
+	l.idle.clients = nil
+}
+
 // SSH runs a command on a host, as root, and returns its standard output
 // without the last line end. As with ssh(1), the words are joined with spaces
 // and given to the host's shell. When ctx ends, the connection does, and the
 // error is ctx's; the command may go on. The error of a command that failed
 // holds what it wrote to standard error; errors.As finds an *ssh.ExitError.
 func (l *Lab) SSH(ctx context.Context, host string, command ...string) (string, error) {
-	client, err := l.Dial(ctx, host)
+	client, err := l.connect(ctx, host)
 	if err != nil {
 		return "", fmt.Errorf("connect to host %s: %w", host, err)
 	}
-	defer client.Close()
 	stop := context.AfterFunc(ctx, func() { client.Close() })
-	defer stop()
-	session, err := client.NewSession()
-	if err != nil {
-		return "", fmt.Errorf("open a session on host %s: %w", host, err)
+	var out, said bytes.Buffer
+	err = execute(client, strings.Join(command, " "), &out, &said)
+	var exit *ssh.ExitError
+	if stop() && (err == nil || errors.As(err, &exit)) {
+		l.keep(host, client)
+	} else {
+		client.Close()
 	}
-	defer session.Close()
-	var stdout, stderr bytes.Buffer
-	session.Stdout, session.Stderr = &stdout, &stderr
-	cmd := strings.Join(command, " ")
-	err = session.Run(cmd)
-	out := strings.TrimSuffix(stdout.String(), "\n")
+	text := strings.TrimSuffix(out.String(), "\n")
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return out, fmt.Errorf("on host %s: %s: %w: %s", host, cmd, err, strings.TrimSpace(stderr.String()))
+		return text, fmt.Errorf("on host %s: %s: %w: %s", host, strings.Join(command, " "), err, strings.TrimSpace(said.String()))
 	}
-	return out, nil
+	return text, nil
+}
+
+// execute runs a command over a connection.
+func execute(client *ssh.Client, command string, stdout, stderr io.Writer) error {
+	session, err := client.NewSession()
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	session.Stdout, session.Stderr = stdout, stderr
+	return session.Run(command)
 }
