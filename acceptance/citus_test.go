@@ -109,7 +109,8 @@ resource "pgha_citus_worker_group" "worker" {
 output "ca" { value = pgha_patroni_cluster.group["0"].ca_certificate }
 `, f.provider, strings.Join(hosts, ", "), f.oldest("etcd-server"), etcdOn(f.groups), strings.Join(groups, ", "), extension, strings.Join(nodes, ", "), f.oldest("postgresql-17"), f.oldest("patroni"), f.citus, f.worker)
 	if f.keep {
-		// That of the clusters is read from etcd.
+		// That of the clusters is read from etcd; how to go about changes is nowhere.
+		text = strings.ReplaceAll(text, "rollout             = { allow_downtime = true }", "")
 		text = strings.Replace(text, "deletion_protection = false", "", 1)
 		text = strings.ReplaceAll(text, `on_destroy          = "purge"`, "")
 		text = strings.ReplaceAll(text, `on_destroy = "purge"`, "")
