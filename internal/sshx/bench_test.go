@@ -76,7 +76,18 @@ func inUse() int64 {
 
 // BenchmarkRun is one script over a connection that is there.
 func BenchmarkRun(b *testing.B) {
-	s, err := sshtest.Listen(sshtest.Config{Play: ok})
+	oneHost(b, sshtest.Config{Play: ok}, host.Cmd{Name: "op", Script: "x"})
+}
+
+// BenchmarkKept is one script after the other in a session that is kept, in real
+// shells.
+func BenchmarkKept(b *testing.B) {
+	oneHost(b, sshtest.Config{}, host.Cmd{Name: "op", Script: "cat", Stdin: []byte("question\n")})
+}
+
+// oneHost runs a script on one host, again and again.
+func oneHost(b *testing.B, cfg sshtest.Config, cmd host.Cmd) {
+	s, err := sshtest.Listen(cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,28 +100,7 @@ func BenchmarkRun(b *testing.B) {
 	h := f.Host(target(s))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := h.Run(b.Context(), host.Cmd{Name: "op", Script: "x"}); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkKept is one script after the other in a session that is kept, in real
-// shells.
-func BenchmarkKept(b *testing.B) {
-	s, err := sshtest.Listen(sshtest.Config{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	f, err := New(trust(s))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	h := f.Host(target(s))
-	for b.Loop() {
-		if _, err := h.Run(b.Context(), host.Cmd{Name: "op", Script: "cat", Stdin: []byte("question\n")}); err != nil {
+		if _, err := h.Run(b.Context(), cmd); err != nil {
 			b.Fatal(err)
 		}
 	}
