@@ -271,6 +271,26 @@ func TestKeptIsStuck(t *testing.T) {
 	}
 }
 
+// TestKeptLimitOutlivesKeeper pins that a script ends by its time limit also when
+// nobody is left who could wait for it.
+func TestKeptLimitOutlivesKeeper(t *testing.T) {
+	needProc(t)
+	h, _ := connect(t, sshtest.Config{})
+	file := filepath.Join(t.TempDir(), "pid")
+	_, err := h.Run(testContext(t), host.Cmd{
+		Name: "op", Script: keeper + `echo $$ >"$1"; kill -KILL "$keeper"; exec sleep 60`, Args: []string{file}, Timeout: 2 * time.Second,
+	})
+	wantError(t, err, host.KindLost)
+	pid, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		_, err := os.Stat("/proc/" + strings.TrimSpace(string(pid)))
+		return os.IsNotExist(err)
+	})
+}
+
 // TestKeptWithoutPerl pins that hosts without what keeps a session, which are not
 // Debian's, can be asked all the same: or nobody would say what they are.
 func TestKeptWithoutPerl(t *testing.T) {

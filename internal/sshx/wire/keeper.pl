@@ -57,33 +57,21 @@ sub words {
 
 sub run {
 	my ($word, $left, $user, $seconds, @script) = @_;
-	my @command = ("/bin/sh", "-c", $wrapper, $word, $user, "run", @script);
+	# The limit holds also if there is no keeper any more.
+	my @command = ("timeout", "-k", "5", $seconds, "/bin/sh", "-c", $wrapper, $word, $user, "run", @script);
 	@command = ("runuser", "-u", $user, "--", @command) if $user ne "root";
 	pipe(my $theirs, my $input) && pipe(my $output, my $out) && pipe(my $errors, my $err) or exit 126;
 	my $pid = fork;
 	exit 126 if !defined $pid;
 	if ($pid == 0) {
-		setpgrp(0, 0);
 		open(STDIN, "<&", $theirs) && open(STDOUT, ">&", $out) && open(STDERR, ">&", $err) or exit 126;
 		exec { $command[0] } @command;
 		print STDERR "$word absent $command[0]\n";
 		exit 127;
 	}
-	setpgrp($pid, $pid); # whoever is first
 	close $theirs;
 	close $out;
 	close $err;
-
-	# The limit is for all that the script has started, and heeded by force after
-	# five seconds more. The kernel counts: the clock may be set meanwhile.
-	my $ended = 0;
-	local $SIG{ALRM} = sub {
-		kill $ended ? "KILL" : "TERM", -$pid;
-		kill "CONT", -$pid;
-		alarm 5 if !$ended;
-		$ended = $ended ? 137 : 124;
-	};
-	alarm $seconds;
 
 	my ($pending, $status, $pause) = ("", undef, 0.01);
 	# copy passes on what there is of an output. When nobody is left who could
@@ -105,8 +93,7 @@ sub run {
 	my ($heard, $free) = (1, 0);
 	while (1) {
 		if (!defined $status && waitpid($pid, 1) == $pid) {
-			alarm 0;
-			$status = $ended || ($? & 127 ? 128 + ($? & 127) : $? >> 8);
+			$status = $? & 127 ? 128 + ($? & 127) : $? >> 8;
 			# First what the script itself has said; a pipe holds no more.
 			for (1 .. 32) {
 				last if !$errors || !$ready->($errors);
