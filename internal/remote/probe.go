@@ -326,6 +326,9 @@ func (f *Facts) Path(path string) Path {
 		Type: PathType(f.get(q, "type")), Mode: f.get(q, "mode"), Owner: f.get(q, "owner"), Group: f.get(q, "group"),
 		SHA256: f.get(q, "sha256"), Size: f.num(q, "size"), Modified: f.num(q, "modified"), Target: f.get(q, "target"), Empty: f.get(q, "empty") == "yes",
 	}
+	if p.Type == Regular && p.Mode == "" {
+		return Path{Type: Missing} // it came or went while the questions were answered
+	}
 	if strings.HasPrefix(q, "content ") {
 		p.Content = f.contents[path]
 	}
