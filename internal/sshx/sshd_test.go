@@ -74,6 +74,9 @@ func startSSHD(t *testing.T, options ...string) *sshd {
 		"AuthorizedKeysFile " + filepath.Join(s.dir, "authorized_keys"),
 		"StrictModes no", "UsePAM no", "PermitRootLogin yes", "PidFile none",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "LogLevel VERBOSE",
+		// Or each session starts with the profile of who runs the test, which may
+		// take a second.
+		"SetEnv HOME=" + s.dir,
 	}
 	for kind, key := range sshdKeys() {
 		block, err := ssh.MarshalPrivateKey(key, "")
