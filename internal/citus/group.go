@@ -425,7 +425,12 @@ func (m Manager) Leave(ctx context.Context, s Spec) error {
 			}
 			defer done()
 			if err = m.canLeave(ctx, b, s, false); err == nil {
-				err = m.drain(ctx, b, s)
+				if err = m.drain(ctx, b, s); err != nil {
+					// Of groups that go at once, another may have begun to since.
+					if now := m.canLeave(ctx, b, s, false); now != nil {
+						err = now
+					}
+				}
 			}
 			if errors.Is(err, errWhole) {
 				m.Log.WarnContext(ctx, "the group goes with its shards: no other one may have any, and the formation is not protected from deletion", "group", s.Group.Name())

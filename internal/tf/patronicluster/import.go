@@ -240,7 +240,7 @@ func (m *model) takeHBA(ctx context.Context, live patroni.Settings, diags *diag.
 		lines = append(lines, v.(types.String).ValueString())
 	}
 	for _, l := range lines {
-		if words := strings.Fields(l); len(words) > 3 && words[0] == "hostssl" && words[1] == "all" {
+		if words := strings.Fields(l); len(words) > 3 && words[0] == "hostssl" && words[1] == "all" && words[2] == "all" {
 			networks = append(networks, words[3])
 		}
 	}

@@ -87,7 +87,8 @@ func (r *clusterResource) ValidateConfig(ctx context.Context, req resource.Valid
 	}
 	if connattr.Known(p.HBA) && !p.HBA.IsNull() {
 		at := path.Root("postgresql").AtName("pg_hba")
-		errs, warnings := checkHBA(stringList(ctx, p.HBA, diags), m.users())
+		citus, _, _ := citusFrom(ctx, m.Citus, diags)
+		errs, warnings := checkHBA(stringList(ctx, p.HBA, diags), m.users(), citus)
 		for _, e := range errs {
 			diags.AddAttributeError(at, "Invalid pg_hba", e+".")
 		}

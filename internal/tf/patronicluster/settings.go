@@ -294,6 +294,11 @@ func (m *model) hbaFor(networks []string) []string {
 			"hostssl replication "+m.users().Replication+" "+network+" scram-sha-256",
 			"hostssl all all "+network+" scram-sha-256")
 	}
+	if !m.Citus.IsNull() {
+		// Citus comes to its own server by "localhost" (citus.local_hostname), as when it
+		// copies reference tables before shards are moved.
+		lines = append(lines, "hostssl all "+m.users().Superuser+" samehost scram-sha-256")
+	}
 	return lines
 }
 
@@ -509,7 +514,7 @@ func brought(config model) patroni.Secrets {
 
 // checkHBA says what is wrong with a user's pg_hba: lines that cannot be read,
 // and whom it keeps out although a failover or a clone needs them.
-func checkHBA(lines []string, u patroni.Users) (errs, warnings []string) {
+func checkHBA(lines []string, u patroni.Users, citus *patroni.Citus) (errs, warnings []string) {
 	var parsed []postgres.HBA
 	for _, l := range lines {
 		h, err := postgres.ParseHBA(l)
@@ -541,6 +546,9 @@ func checkHBA(lines []string, u patroni.Users) (errs, warnings []string) {
 	}
 	if !slices.ContainsFunc(parsed, func(h postgres.HBA) bool { return h.Admits("replication", u.Replication) && h.Loopback() }) {
 		errs = append(errs, "no line lets the user "+u.Replication+" replicate from the node itself, which Patroni needs before a failover (hostssl replication "+u.Replication+" samehost scram-sha-256)")
+	}
+	if citus != nil && !slices.ContainsFunc(parsed, func(h postgres.HBA) bool { return h.Admits(citus.Database, u.Superuser) && h.Loopback() }) {
+		warnings = append(warnings, "No line lets the user "+u.Superuser+" into the database "+citus.Database+" from the node itself, as Citus comes there: shards cannot be moved off or onto a group at times (hostssl all "+u.Superuser+" samehost scram-sha-256).")
 	}
 	if !admits("postgres", u.Rewind) {
 		errs = append(errs, "no line lets the user "+u.Rewind+" into the database postgres from the other nodes, which pg_rewind needs (hostssl postgres "+u.Rewind+" NETWORK scram-sha-256)")
