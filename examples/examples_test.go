@@ -74,7 +74,7 @@ func environment(t *testing.T) []string {
 	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"HOME=" + home, "PGHA_SSH_PRIVATE_KEY_FILE=" + file, "TF_VAR_superuser_password=only-for-this-test"}
+	return []string{"HOME=" + home, "PGHA_SSH_PRIVATE_KEY_FILE=" + file, "TF_VAR_superuser_password=only-for-this-test", "TF_VAR_tsig_secret=b25seSBmb3IgdGhpcyB0ZXN0LCBub3doZXJlIGVsc2U="}
 }
 
 // modules is how examples name this repository's modules.

@@ -31,6 +31,7 @@ type sql struct{}
 
 type login struct {
 	Host     types.String `tfsdk:"host"`
+	Port     types.Int64  `tfsdk:"port"`
 	User     types.String `tfsdk:"user"`
 	Password types.String `tfsdk:"password"`
 	CA       types.String `tfsdk:"ca"`
@@ -43,6 +44,7 @@ func (sql) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provide
 func (sql) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
 	resp.Schema = providerschema.Schema{Attributes: map[string]providerschema.Attribute{
 		"host":     providerschema.StringAttribute{Required: true},
+		"port":     providerschema.Int64Attribute{Optional: true},
 		"user":     providerschema.StringAttribute{Required: true},
 		"password": providerschema.StringAttribute{Required: true, Sensitive: true},
 		"ca":       providerschema.StringAttribute{Required: true},
@@ -104,6 +106,9 @@ func (q *query) ask(ctx context.Context, statement string) (string, error) {
 		return "", errors.New("the certificate cannot be read")
 	}
 	cfg.Host, cfg.User, cfg.Password = q.login.Host.ValueString(), q.login.User.ValueString(), q.login.Password.ValueString()
+	if !q.login.Port.IsNull() {
+		cfg.Port = uint16(q.login.Port.ValueInt64())
+	}
 	cfg.TLSConfig = &tls.Config{RootCAs: roots, ServerName: cfg.Host, MinVersion: tls.VersionTLS12}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {

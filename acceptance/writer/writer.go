@@ -26,6 +26,8 @@ type Config struct {
 	Password string
 	Database string // "postgres" unless given
 	CA       string // PEM; without it TLS is used where there is any, and nothing verified
+	// Lookup finds the addresses of hosts that are names; this machine's own way unless given.
+	Lookup func(ctx context.Context, host string) ([]string, error)
 	// Every is the pause between two rows.
 	Every time.Duration
 	// Table is made if it is not there.
@@ -69,6 +71,9 @@ func config(c Config, session string) (*pgx.ConnConfig, error) {
 		}
 	}
 	cfg.Password = c.Password
+	if c.Lookup != nil {
+		cfg.LookupFunc = c.Lookup
+	}
 	cfg.DialFunc = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
 	return cfg, nil
 }
@@ -173,6 +178,17 @@ func (w *Writer) row(ctx context.Context, conn **pgx.Conn, id int64) error {
 		*conn = nil
 	}
 	return err
+}
+
+// Config is where it writes.
+func (w *Writer) Config() Config { return w.cfg }
+
+// CheckAt is Check for rows that are counted at other hosts than they were written to.
+func (w *Writer) CheckAt(t testing.TB, hosts []string) {
+	t.Helper()
+	w.Stop()
+	w.cfg.Hosts = hosts
+	w.Check(t)
 }
 
 // Stop stops writing.

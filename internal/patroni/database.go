@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -119,6 +120,30 @@ func (m *Manager) Noted(ctx context.Context, c Cluster, key string) (bool, error
 	}
 	_, noted, err := do.KV.Get(ctx, c.own("journal/")+key)
 	return noted, err
+}
+
+// Notes are the texts whose keys begin with a prefix, by the rest of their keys.
+func (m *Manager) Notes(ctx context.Context, c Cluster, prefix string) (map[string]string, error) {
+	do, err := m.open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	prefix = c.own("journal/") + prefix
+	list, err := do.KV.List(ctx, prefix)
+	notes := map[string]string{}
+	for _, e := range list {
+		notes[strings.TrimPrefix(e.Key, prefix)] = e.Value
+	}
+	return notes, err
+}
+
+// Known is what etcd knows of a cluster, which has to be there.
+func (m *Manager) Known(ctx context.Context, c Cluster) (Known, error) {
+	do, err := m.existing(ctx, c)
+	if err != nil {
+		return Known{}, err
+	}
+	return do.Known, c.Require(do.Known)
 }
 
 // ErrNoCluster says that etcd knows nothing of a cluster.

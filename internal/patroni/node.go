@@ -118,7 +118,9 @@ func (n Node) etcdLeaf() pki.Leaf {
 	}
 }
 
-func (c Cluster) authorityPath() string     { return c.Dir() + "/ca.crt" }
+// AuthorityPath is where a node has the certificate of the authority of all nodes.
+func (c Cluster) AuthorityPath() string { return c.Dir() + "/ca.crt" }
+
 func (c Cluster) etcdAuthorityPath() string { return c.Dir() + "/etcd-ca.crt" }
 
 // The types below are Patroni's configuration file (Patroni documentation,
@@ -206,19 +208,19 @@ type watchdog struct {
 func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 	c := n.Cluster
 	tls := func(user, password string) authentication {
-		return authentication{Username: user, Password: password, SSLMode: "verify-ca", SSLRootCert: c.authorityPath()}
+		return authentication{Username: user, Password: password, SSLMode: "verify-ca", SSLRootCert: c.AuthorityPath()}
 	}
 	f := configFile{
 		Scope: c.Scope, Namespace: c.Namespace, Name: n.Name,
 		RestAPI: restAPI{
 			Listen:         net.JoinHostPort(n.apiListen(), strconv.Itoa(c.APIPort)),
 			ConnectAddress: net.JoinHostPort(n.Address, strconv.Itoa(c.APIPort)),
-			CertFile:       n.leaf().Certificate, KeyFile: n.leaf().Key, CAFile: c.authorityPath(),
+			CertFile:       n.leaf().Certificate, KeyFile: n.leaf().Key, CAFile: c.AuthorityPath(),
 			Authentication: authentication{Username: c.Users.API, Password: s.API},
 			Allowlist:      n.apiAllowlist(),
 			Members:        true,
 		},
-		Ctl:      ctl{CACert: c.authorityPath()},
+		Ctl:      ctl{CACert: c.AuthorityPath()},
 		Etcd3:    etcd3{Protocol: "http"},
 		Watchdog: n.Watchdog.section(),
 		PostgreSQL: postgreSQL{
@@ -237,7 +239,7 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 				"ssl":                     "on",
 				"ssl_cert_file":           n.leaf().Certificate,
 				"ssl_key_file":            n.leaf().Key,
-				"ssl_ca_file":             c.authorityPath(),
+				"ssl_ca_file":             c.AuthorityPath(),
 			},
 			// Without it a clone waits for the next regular checkpoint.
 			BaseBackup: []any{map[string]string{"checkpoint": "fast"}},
@@ -247,7 +249,7 @@ func (n Node) config(s Secrets, bootstrapping bool) remote.File {
 	if c.Citus != nil {
 		f.Citus = &citusSection{c.Citus.Group, c.Citus.Database}
 		// Citus's own default takes whoever answers for the other node.
-		f.PostgreSQL.Parameters["citus.node_conninfo"] = "sslmode=verify-full sslrootcert=" + c.authorityPath()
+		f.PostgreSQL.Parameters["citus.node_conninfo"] = "sslmode=verify-full sslrootcert=" + c.AuthorityPath()
 	}
 	for _, name := range c.Etcd.Names() {
 		f.Etcd3.Hosts = append(f.Etcd3.Hosts, net.JoinHostPort(c.Etcd.Members[name].Address, strconv.Itoa(c.Etcd.ClientPort)))

@@ -46,7 +46,7 @@ func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 		Disk(n.DataDir).Path(ConfigPath).Path(noClusterPath).
 		DebianClusters().
 		Port(n.Cluster.PostgresPort).Port(n.Cluster.APIPort).
-		Content(n.Cluster.authorityPath()).Content(n.Cluster.etcdAuthorityPath())
+		Content(n.Cluster.AuthorityPath()).Content(n.Cluster.etcdAuthorityPath())
 	for _, pin := range n.extensions() {
 		p.Package(pin.Name).Available(pin.Name).Source(pin.Name)
 	}

@@ -440,7 +440,7 @@ func (m *Manager) ObserveNode(ctx context.Context, n Node) (ObservedNode, error)
 			o.Extensions[name], wanted.Extensions[name] = have.Version, have.Version
 		}
 	}
-	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: Known{Authority: f.Facts.Path(n.Cluster.authorityPath()).Content}, Redact: m.Redact}
+	do := &Doer{Fleet: m.Fleet, Log: m.Log, Known: Known{Authority: f.Facts.Path(n.Cluster.AuthorityPath()).Content}, Redact: m.Redact}
 	if f.Foreign != nil {
 		if _, err := do.remember(n, f.Foreign.text); err != nil {
 			return ObservedNode{}, err

@@ -41,7 +41,7 @@ func newNodePlanner(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now tim
 		}
 	}
 	if k == nil {
-		p.authority = f.Facts.Path(n.Cluster.authorityPath()).Content
+		p.authority = f.Facts.Path(n.Cluster.AuthorityPath()).Content
 		if len(etcdAuthority) == 0 {
 			p.etcdAuthority = f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
 		}
@@ -453,7 +453,7 @@ func (p *nodePlanner) holds(hold []string) (plan engine.Plan) {
 // to be reloaded for it.
 func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	n, f, do := p.n, p.f, p.do
-	trusted := []remote.File{{Path: n.Cluster.authorityPath(), Content: p.authority}}
+	trusted := []remote.File{{Path: n.Cluster.AuthorityPath(), Content: p.authority}}
 	if n.Cluster.Etcd.IssuesForPatroni() {
 		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
 	}

@@ -85,7 +85,7 @@ func (d *Doer) survivors(ctx context.Context, c Cluster, nodes map[string]host.T
 func (d *Doer) survivor(ctx context.Context, c Cluster, name string, t host.Target) (v survivor, there bool, err error) {
 	h := d.Fleet.Host(t)
 	var p remote.Probe
-	f, err := p.OS().Content(MarkerPath).Secret(ConfigPath).Content(c.authorityPath()).Unit(Unit).Run(ctx, h)
+	f, err := p.OS().Content(MarkerPath).Secret(ConfigPath).Content(c.AuthorityPath()).Unit(Unit).Run(ctx, h)
 	if err != nil {
 		return v, false, err
 	}
@@ -97,7 +97,7 @@ func (d *Doer) survivor(ctx context.Context, c Cluster, name string, t host.Targ
 	if err != nil {
 		return v, false, err
 	}
-	v.marker, v.unit, v.ca, v.secrets = *m, f.Unit(Unit), f.Path(c.authorityPath()).Content, file.secrets()
+	v.marker, v.unit, v.ca, v.secrets = *m, f.Unit(Unit), f.Path(c.AuthorityPath()).Content, file.secrets()
 	if e := file.file.Etcd3; e != nil && e.Username != c.etcdUser() {
 		v.secrets.EtcdUser = e.Username
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/citusgroup"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
 	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/dnsrecord"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcddefragment"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdstatus"
@@ -35,7 +36,9 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patroniactions"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patronicluster"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/patroninode"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/tunnel"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/upgradeplan"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/vip"
 )
 
 // New returns the provider. Override, if not nil, replaces parts of the
@@ -60,7 +63,7 @@ func (p *pgha) Metadata(_ context.Context, _ provider.MetadataRequest, resp *pro
 }
 
 func (p *pgha) Resources(context.Context) []func() resource.Resource {
-	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New, citusgroup.New}
+	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New, citusgroup.New, vip.New, dnsrecord.New}
 }
 
 func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
@@ -68,7 +71,7 @@ func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
 }
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {
-	return []func() ephemeral.EphemeralResource{credentialsephemeral.New}
+	return []func() ephemeral.EphemeralResource{credentialsephemeral.New, tunnel.New}
 }
 
 func (p *pgha) Actions(context.Context) []func() action.Action {

@@ -24,7 +24,20 @@ func complete() map[string]object {
 		"pgha_patroni_node": {
 			"cluster": unknown{}, "host": host("10.0.0.1"), "name": "pg1", "versions": object{"postgresql": "17.11", "patroni": "4.0.7"},
 		},
+		"pgha_vip": {"cluster": unknown{}, "nodes": object{"pg1": "main/pg1"}, "address": "10.0.0.100/24", "version": "3.0.0"},
+		"pgha_dns_record": {
+			"cluster": unknown{}, "nodes": object{"pg1": "main/pg1"}, "zone": "pg.example.org", "name": "db", "servers": []any{"10.0.0.53"}, "key": tsig(object{}),
+		},
 	}
+}
+
+// tsig is a key with something changed about it.
+func tsig(change object) object {
+	k := object{"name": "pgha", "secret_wo": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", "secret_wo_version": 1}
+	for name, v := range change {
+		k[name] = v
+	}
+	return k
 }
 
 // parameters is a cluster's PostgreSQL section with parameters.
@@ -43,6 +56,7 @@ func apt(repository object) object {
 func TestRefused(t *testing.T) {
 	const (
 		host, etcd, cluster, node = "pgha_host", "pgha_etcd_cluster", "pgha_patroni_cluster", "pgha_patroni_node"
+		vip, record               = "pgha_vip", "pgha_dns_record"
 		short                     = "short"
 	)
 	member := func(address any) object {
@@ -218,6 +232,32 @@ func TestRefused(t *testing.T) {
 		{node, "watchdog_device", "/dev/watchdog1", "watchdog_device", "has no meaning without watchdog"},
 		{node, "watchdog_safety_margin", "1500ms", "watchdog_safety_margin", "whole"},
 		{node, "on_destroy", "", "on_destroy", "one of"},
+
+		{vip, "address", "10.0.0.100", "address", "the length of its subnet's prefix"},
+		{vip, "address", "10.0.0.0/24", "address", "the subnet itself"},
+		{vip, "address", "127.0.0.2/8", "address", "not an address that clients could use"},
+		{vip, "version", "1.0.2-9", "version", "knows only version 2 of etcd's API"},
+		{vip, "version", "newest", "version", "no version of vip-manager"},
+		{vip, "follow", "primary", "follow", "one of"},
+		{vip, "nodes", object{}, "nodes", "at least 1"},
+		{vip, "interface", strings.Repeat("x", 16), "interface", "between 1 and 15"},
+
+		{record, "name", "db.other.org.", "name", "is not below the zone"},
+		{record, "name", "pg.example.org", "name", "is not below the zone"},
+		{record, "name", "db.pg.example.org", "", ""},
+		{record, "name", "a b", "name", "is no name of DNS"},
+		{record, "zone", "pg..org", "zone", "is no name of DNS"},
+		{record, "type", "A", "type", "one of"},
+		{record, "ttl", -1, "ttl", "between 0 and 86400"},
+		{record, "follow", "primary", "follow", "one of"},
+		{record, "servers", []any{}, "servers", "at least 1"},
+		{record, "servers", []any{"ns1.example.org"}, "servers[0]", "is no address of a server"},
+		{record, "servers", []any{"10.0.0.53:99999"}, "servers[0]", "is no address of a server"},
+		{record, "key", tsig(object{"algorithm": "hmac-md5"}), "key.algorithm", "one of"},
+		{record, "key", tsig(object{"secret_wo": "c2hvcnQ="}), "key.secret_wo", "at least 16"},
+		{record, "key", tsig(object{"secret_wo": "not base64"}), "key.secret_wo", "not base64"},
+		{record, "key", tsig(object{"secret_wo_version": nil}), "key.secret_wo", "secret_wo_version"},
+		{record, "targets", object{"pg9": []any{"10.0.0.9"}}, `targets["pg9"]`, "is not in nodes"},
 	} {
 		res := c.resource(r.of)
 		got := errorsIn(res.validate(value(res.typ, with(complete()[r.of], r.name, r.value))))

@@ -27,6 +27,10 @@ func (m *Machine) Listen(port int, process string, serve func(conn net.Conn, fro
 // Unlisten closes a port.
 func (m *Machine) Unlisten(port int) { delete(m.listeners, port) }
 
+// Virtual has connections to an address go to whichever machine has it, which is nil if
+// none does.
+func (w *World) Virtual(address string, holder func() *Machine) { w.virtual[address] = holder }
+
 // Distance between two machines, as a round trip. The default is none.
 type Distance func(from, to *Machine) time.Duration
 
@@ -38,6 +42,9 @@ func (m *Machine) dial(v *view, address string) (net.Conn, time.Duration, error)
 	}
 	port, _ := strconv.Atoi(portText)
 	to := m.World.machines[name]
+	if holder := m.World.virtual[name]; holder != nil {
+		to = holder()
+	}
 	if ip := net.ParseIP(name); name == "localhost" || ip != nil && ip.IsLoopback() {
 		to = m
 	}

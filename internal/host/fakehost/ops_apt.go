@@ -123,6 +123,7 @@ func (o *Op) Install(args ...string) error {
 			}
 		}
 		if p := m.Packages[w.name]; p != nil {
+			p.Held = p.Held && p.Version == w.version // as apt-get does it
 			p.Version, p.Removed, p.Broken = w.version, false, false
 		} else {
 			m.Packages[w.name] = &Package{Version: w.version}

@@ -40,6 +40,7 @@ type World struct {
 	// included: they are told with it held.
 	mu           sync.Mutex
 	machines     map[string]*Machine // by address
+	virtual      map[string]func() *Machine
 	order        []*Machine
 	ops          map[string]operation
 	calls        []Call
@@ -66,7 +67,7 @@ func New(tb testing.TB, cfg Config) *World {
 		cfg.Pace = 1
 	}
 	w := &World{
-		TB: tb, cfg: cfg, machines: map[string]*Machine{}, ops: map[string]operation{}, cut: map[[2]string]bool{},
+		TB: tb, cfg: cfg, machines: map[string]*Machine{}, virtual: map[string]func() *Machine{}, ops: map[string]operation{}, cut: map[[2]string]bool{},
 		known: map[string]bool{}, onInstall: map[string]func(*Machine, string){}, unitServices: map[string]func(*Machine) Service{}, closed: make(chan struct{}), began: time.Now(),
 	}
 	w.handleAll()
