@@ -287,6 +287,11 @@ func TestDNS(t *testing.T) {
 		s.records["db"] = s.record("db", "db", key("pgha", otherSecret, 2), "")
 		s.configure()
 		has(t, s.TryApply(ctx), "the secret of the key \"pgha\" is another one on the server")
+		for _, h := range hosts {
+			if s.on(h, "grep -c "+rightSecret+" /etc/pgha/dns/db.pg.test/record.json") != "1" {
+				t.Errorf("the secret that works is not on %s any more", h)
+			}
+		}
 		s.records["db"] = s.record("db", "db", key("pgha", rightSecret, 3), "ttl = 7")
 		s.configure()
 		s.Apply(ctx)

@@ -120,7 +120,7 @@ func (m Manager) Apply(ctx context.Context, s Spec) (warnings []string, err erro
 	if err != nil {
 		return nil, err
 	}
-	if v.Before == nil {
+	if len(plan.Steps()) > 0 {
 		if err := m.try(ctx, s, v); err != nil {
 			return nil, err
 		}
@@ -132,14 +132,14 @@ func (m Manager) Apply(ctx context.Context, s Spec) (warnings []string, err erro
 	return warnings, err
 }
 
-// try has the leader's host write a new record before anything is set up: what the server
-// refuses is refused without a trace.
+// try has the leader's host write the record before anything is changed on the hosts: what
+// the server refuses is refused without a trace, and updaters that work go on.
 func (m Manager) try(ctx context.Context, s Spec, v view) error {
 	n, ours := v.Nodes[v.Known.Leader]
 	if !ours || !v.Facts[n.Name].Package(Package).Installed {
 		return nil // it will be found out
 	}
-	step := engine.Step{ID: "dns.try", Host: n.Target.Name, Title: "write " + s.agent().Subject + " for the first time", Do: func(ctx context.Context) (err error) {
+	step := engine.Step{ID: "dns.try", Host: n.Target.Name, Title: "try to write " + s.agent().Subject + " with what is wanted", Do: func(ctx context.Context) (err error) {
 		h := m.Fleet.Host(n.Target)
 		dir := "/run/" + strings.TrimSuffix(s.agent().Unit(), ".service") + ".try"
 		files := s.files(v.Known, n.Name, v.targets)
