@@ -101,8 +101,8 @@ type named struct {
 	stop func()
 }
 
-// freePort is a port that neither TCP nor UDP uses, and that is nobody's by chance: it is
-// used again after it was closed.
+// freePort is a port that neither TCP nor UDP uses, below those that are given to whoever
+// asks for any: it must still be free later.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 100 {
@@ -152,7 +152,8 @@ func newBind(t *testing.T) *bind {
 				directory %q; pid-file none; lock-file none; session-keyfile none; managed-keys-directory %q;
 				listen-on port %d { 127.0.0.1; }; listen-on-v6 { none; };
 				recursion no; dnssec-validation no; allow-transfer { key admin; };
-				notify-delay 0; notify-rate 1000; startup-notify-rate 1000; serial-query-rate 1000; %s
+				notify-delay 0; notify-rate 1000; startup-notify-rate 1000; serial-query-rate 1000;
+				use-v4-udp-ports { range 32768 60999; }; %s
 			};
 			controls { };
 			%s`, n.dir, n.dir, n.port, more, known.String())
