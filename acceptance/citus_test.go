@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -389,9 +390,34 @@ func TestCitus(t *testing.T) {
 		}
 		f.NoChanges(ctx)
 	}
+	// Each of the two groups has an address, which follows its own leader alone.
+	var text strings.Builder
+	addresses := make([]string, 2)
+	for g := range addresses {
+		addresses[g], _ = f.lab.VIP("dc1", g+1)
+		fmt.Fprintf(&text, `resource "pgha_vip" "group%d" {
+  cluster = pgha_patroni_cluster.group["%[1]d"].membership
+  nodes   = { for n in pgha_patroni_node.db : n.name => n.id if startswith(n.id, "shop/%[1]d/") }
+  address = "%s/24"
+  version = %q
+}
+`, g, addresses[g], f.oldest("vip-manager2"))
+	}
+	f.Write("vip.tf", text.String())
+	f.Apply(ctx)
+	f.NoChanges(ctx)
 	for group, what := range []string{"the coordinator", "a worker"} {
 		t.Run(what+" loses its power", func(t *testing.T) {
 			lost, failed := f.leads(group), w.Failed()
+			var watch []*holders
+			for g, a := range addresses {
+				watch = append(watch, f.watchHolders(t, a))
+				f.eventually("the address of group "+strconv.Itoa(g), time.Minute, func(context.Context) (bool, string) {
+					have := watch[g].holder()
+					return have == f.leads(g), have
+				})
+				watch[g].drop(lost)
+			}
 			w.TakeGap()
 			if err := f.lab.Kill(ctx, lost); err != nil {
 				t.Fatal(err)
@@ -401,12 +427,21 @@ func TestCitus(t *testing.T) {
 				return w.Acked() > acked+100, ""
 			})
 			t.Logf("%s is lost: longest gap %s, %d writes failed", lost, w.TakeGap().Round(time.Millisecond), w.Failed()-failed)
+			f.eventually("the address of the group to move", time.Minute, func(context.Context) (bool, string) {
+				have := watch[group].holder()
+				return have != "" && have == f.leads(group), have
+			})
+			if moves, none := watch[1-group].took(); len(moves) != 1 || none > 0 { // the first look is one
+				t.Errorf("the address of the other group moved: %v, and was nowhere for %s", moves, none)
+			}
 			if err := f.lab.Start(ctx, lost); err != nil {
 				t.Fatal(err)
 			}
 			whole(t)
 		})
 	}
+	f.Write("vip.tf", "")
+	f.Apply(ctx)
 	t.Run("a whole group is lost", func(t *testing.T) {
 		for _, h := range f.groups[2] {
 			if err := f.lab.Kill(ctx, h); err != nil {

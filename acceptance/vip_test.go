@@ -262,6 +262,28 @@ func TestVIP(t *testing.T) {
 		s.onLeader(w, "pg1")
 	})
 
+	t.Run("nodes are upgraded", func(t *testing.T) {
+		from, to := s.oldest(s.server()), s.newest(s.server())
+		if from == to {
+			t.Skip("SKIPPED: the lab has one version of PostgreSQL only")
+		}
+		s.written(through)
+		w.took()
+		through.TakeGap()
+		s.base.Postgres = to
+		s.configure()
+		s.Apply(ctx)
+		s.onLeader(w, "pg1")
+		s.written(through)
+		moves, none := w.took()
+		t.Logf("to PostgreSQL %s: %v, nobody had the address for %s, the writer's gap was %s", to, moves, none.Round(time.Millisecond), through.TakeGap().Round(time.Millisecond))
+		if len(moves) != 1 {
+			t.Errorf("the address moved %v", moves)
+		}
+		s.NoChanges(ctx)
+		s.healthy("pg1", "pg1", "pg2", "pg3")
+	})
+
 	t.Run("the power goes", func(t *testing.T) {
 		n := 1
 		if exhaustive() {

@@ -126,8 +126,12 @@ func FromFolder(t testing.TB, folder string, env ...string) *Dir {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("%s has no .tf files (%v)", folder, err)
 	}
+	templates, err := filepath.Glob(filepath.Join(folder, "*.tftpl"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	files := map[string]string{}
-	for _, p := range paths {
+	for _, p := range append(paths, templates...) {
 		b, err := os.ReadFile(p)
 		if err != nil {
 			t.Fatal(err)

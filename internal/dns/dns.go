@@ -45,6 +45,9 @@ type Spec struct {
 	Type    string
 	TTL     int64 // seconds
 	Follow  string
+	// Generation is the first part of what tells an older writer from a newer one; the second
+	// is the timeline.
+	Generation int64
 	// Servers are HOST:PORT; the first takes updates, the others are looked at.
 	Servers []string
 	Key     Key
@@ -175,17 +178,13 @@ func (s Spec) files(k patroni.Known, node string, targets map[string][]string) f
 	url, cafile := a.PatroniURL(k, node)
 	r := record{
 		Zone: s.Zone, Name: s.Name, Type: s.Type, TTL: s.TTL, Follow: s.Follow, Servers: s.Servers, Key: s.Key, Patroni: url, CAFile: cafile,
-		Member: node, Generation: generation, Targets: targets, Owner: a.Owner(),
+		Member: node, Generation: s.Generation, Targets: targets, Owner: a.Owner(),
 	}
 	return a.Files(r, program, "DNS record "+a.Subject+" on the "+s.Follow+" of "+s.Cluster.Name(), `WatchdogSec=60
 CapabilityBoundingSet=
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 `, true)
 }
-
-// generation is the first part of what tells an older writer from a newer one; the second is
-// the timeline.
-const generation = 1
 
 // same reports whether a server has what it should.
 func (s Spec) same(said Said, want []string) bool {

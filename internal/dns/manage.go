@@ -30,7 +30,7 @@ func New(m *patroni.Manager) Manager { return Manager{follow.Manager{Manager: m}
 // key's secret.
 type Noted struct {
 	Zone, Name, Type string
-	TTL              int64
+	TTL, Generation  int64
 	Follow           string
 	Servers          []string
 	KeyName          string
@@ -56,13 +56,13 @@ func (m Manager) Find(ctx context.Context, c patroni.Cluster, name string) (Spec
 		return s, err
 	}
 	return Spec{
-		Cluster: c, Zone: was.Zone, Name: was.Name, Type: was.Type, TTL: was.TTL, Follow: was.Follow, Servers: was.Servers,
+		Cluster: c, Zone: was.Zone, Name: was.Name, Type: was.Type, TTL: was.TTL, Generation: was.Generation, Follow: was.Follow, Servers: was.Servers,
 		Key: Key{Name: was.KeyName, Algorithm: was.Algorithm}, Targets: was.Targets, Nodes: follow.Sorted(n.Nodes),
 	}, nil
 }
 
 func (s Spec) noted() Noted {
-	return Noted{s.Zone, s.Name, s.Type, s.TTL, s.Follow, s.Servers, s.Key.Name, s.Key.Algorithm, s.Targets}
+	return Noted{s.Zone, s.Name, s.Type, s.TTL, s.Generation, s.Follow, s.Servers, s.Key.Name, s.Key.Algorithm, s.Targets}
 }
 
 // view is what there is of a record on all hosts.
@@ -234,11 +234,9 @@ func (m Manager) verify(ctx context.Context, s Spec, v view) (warnings []string,
 			return false, "", err
 		}
 		o := list[0]
-		if failed := s.explain(n, o); failed != nil {
-			return false, "", wait.Never(failed)
-		}
 		if o.Outcome != "written" && o.Outcome != "unchanged" {
-			return false, o.Outcome + ": " + o.Detail, nil
+			// It was tried before, so that what is refused now may be passing.
+			return false, o.Outcome + ": " + o.Detail, s.explain(n, o)
 		}
 		warnings, err = m.look(ctx, s, n, o.Values)
 		return err == nil, "", err
@@ -286,15 +284,13 @@ func (m Manager) look(ctx context.Context, s Spec, from follow.Node, want []stri
 func (s Spec) explain(n follow.Node, o Outcome) error {
 	server, zone := o.Server, strings.TrimSuffix(s.Zone, ".")
 	refuse := func(do string) error {
-		code := o.Rcode
+		cause := server + ": " + o.Detail
 		if o.TSIG != "" {
-			code += ", " + o.TSIG
+			cause += " (" + o.Rcode + ", " + o.TSIG + ")"
+		} else if o.Rcode != "" && o.Rcode != "NOERROR" {
+			cause += " (" + o.Rcode + ")"
 		}
-		cause := fmt.Errorf("%s answers %s: %s", server, code, o.Detail)
-		if o.Outcome == "foreign" {
-			cause = errors.New(o.Detail)
-		}
-		return &problem.Error{Host: n.Target.Name, Step: "write the DNS record", Cause: cause, Left: "the record, as it is.", Do: do}
+		return &problem.Error{Host: n.Target.Name, Step: "write the DNS record", Cause: errors.New(cause), Left: "the record, as it is.", Do: do}
 	}
 	kinds := "A AAAA TXT"
 	if s.Type == CNAME {
@@ -304,10 +300,9 @@ func (s Spec) explain(n follow.Node, o Outcome) error {
 	case o.Outcome == "foreign":
 		return refuse(fmt.Sprintf("if nobody needs it, delete it on the server (nsupdate: update delete %s), or choose another name.", s.Name))
 	case o.Outcome == "unreachable":
-		return &problem.Error{
-			Host: n.Target.Name, Step: "write the DNS record", Cause: fmt.Errorf("%s does not answer: %s", server, o.Detail), Left: "the record, as it is.",
-			Do: "make sure that the server runs and that the nodes reach it on UDP and TCP; the updaters go on trying.",
-		}
+		return refuse("make sure that the server runs and that the nodes reach it on UDP and TCP.")
+	case o.Outcome == "newer":
+		return refuse(fmt.Sprintf("see who wrote it (%q), and that it does not lead any more. If the cluster's timeline has gone back, by a restore or a new database, raise generation to more than the first number of epoch there.", o.Mark))
 	case o.Outcome != "refused":
 		return nil
 	}

@@ -39,7 +39,7 @@ func withNameserver(t *testing.T, seed uint64, do func(t *testing.T, n *nameserv
 		n := &nameserver{Fleet: f, secret: dnsSecret, values: map[string][]string{}, marks: map[string]string{}, ttl: map[string]int64{}}
 		f.Do(func() { n.model(t) })
 		do(t, n, dns.Spec{
-			Cluster: f.Node(f.Host(1), uid).Cluster, Zone: "pg.test.", Name: "db.pg.test.", Type: dns.Addresses, TTL: 5, Follow: dns.Leader,
+			Cluster: f.Node(f.Host(1), uid).Cluster, Zone: "pg.test.", Name: "db.pg.test.", Type: dns.Addresses, TTL: 5, Generation: 1, Follow: dns.Leader,
 			Servers: []string{"10.0.0.53:53", "10.0.0.54:53"}, Key: dns.Key{Name: "pgha", Algorithm: "hmac-sha256", Secret: dnsSecret}, Nodes: []string{"pg1", "pg2", "pg3"},
 		})
 	})

@@ -213,6 +213,9 @@ func TestVIP(t *testing.T) {
 		g.settled(t, fewer)
 		g.nothing(t, out)
 
+		if have, warnings, err := m.Holders(patient(t), s.Cluster); err != nil || len(warnings) > 0 || fmt.Sprint(have) != "map[10.0.0.100:["+g.Primary()+"]]" {
+			t.Errorf("the holders are %v, %v, %v", have, warnings, err)
+		}
 		found, err := m.Find(patient(t), s.Cluster, s.Address.Addr())
 		if err != nil || fmt.Sprint(found.Nodes) != fmt.Sprint(fewer.Nodes) || found.Version != "5.0.0" || found.Address != s.Address {
 			t.Errorf("found %+v, %v", found, err)

@@ -40,11 +40,17 @@ type Spec struct {
 // Name is what people call it.
 func (s Spec) Name() string { return s.Address.Addr().String() + " of " + s.Cluster.Name() }
 
+// Addresses as files and units have them in their names, and back.
+var (
+	toLabel   = strings.NewReplacer(":", "-")
+	fromLabel = strings.NewReplacer("-", ":")
+)
+
 // agent is the guard of the address.
 func (s Spec) agent() follow.Agent {
 	a := s.Address.Addr().String()
 	return follow.Agent{
-		Cluster: s.Cluster, Kind: "vip", Label: strings.ReplaceAll(a, ":", "-"), Subject: a, Config: "vip.json", Program: "guard.py", Release: "remove",
+		Cluster: s.Cluster, Kind: "vip", Label: toLabel.Replace(a), Subject: a, Config: "vip.json", Program: "guard.py", Release: "remove",
 		Package: Package, Pin: s.Version, PackageUnit: packageUnit,
 	}
 }

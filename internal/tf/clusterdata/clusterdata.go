@@ -15,6 +15,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
+	"github.com/pgha/terraform-provider-pgha/internal/vip"
 )
 
 // New returns the data source.
@@ -28,16 +29,17 @@ const readTimeout = 2 * time.Minute
 var _ datasource.DataSourceWithConfigure = &clusterData{}
 
 type model struct {
-	Cluster       types.Object   `tfsdk:"cluster"`
-	Leader        types.String   `tfsdk:"leader"`
-	SystemID      types.String   `tfsdk:"system_identifier"`
-	Paused        types.Bool     `tfsdk:"paused"`
-	Members       []memberModel  `tfsdk:"members"`
-	Table         types.String   `tfsdk:"table"`
-	Configuration types.String   `tfsdk:"configuration"`
-	Unmanaged     []string       `tfsdk:"unmanaged_configuration"`
-	Warnings      []string       `tfsdk:"warnings"`
-	Timeouts      timeouts.Value `tfsdk:"timeouts"`
+	Cluster       types.Object        `tfsdk:"cluster"`
+	Leader        types.String        `tfsdk:"leader"`
+	SystemID      types.String        `tfsdk:"system_identifier"`
+	Paused        types.Bool          `tfsdk:"paused"`
+	Members       []memberModel       `tfsdk:"members"`
+	Table         types.String        `tfsdk:"table"`
+	Configuration types.String        `tfsdk:"configuration"`
+	Unmanaged     []string            `tfsdk:"unmanaged_configuration"`
+	Virtual       map[string][]string `tfsdk:"virtual_addresses"`
+	Warnings      []string            `tfsdk:"warnings"`
+	Timeouts      timeouts.Value      `tfsdk:"timeouts"`
 }
 
 type memberModel struct {
@@ -90,6 +92,7 @@ func (d *clusterData) Schema(ctx context.Context, _ datasource.SchemaRequest, re
 			"table":                   text("The members as a table, for people."),
 			"configuration":           text("Patroni's dynamic configuration in JSON, keys that others made included."),
 			"unmanaged_configuration": schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "Keys in it that are not managed by the `pgha_patroni_cluster` resource, such as `slots.theirs`: made by somebody else, and left alone."},
+			"virtual_addresses":       schema.MapAttribute{ElementType: types.ListType{ElemType: types.StringType}, Computed: true, MarkdownDescription: "The addresses of the cluster's `pgha_vip` resources, and for each the names of the nodes that have it: one, if all is well."},
 			"warnings":                schema.ListAttribute{ElementType: types.StringType, Computed: true, MarkdownDescription: "What is wrong with the whole, such as a missing leader or two primaries."},
 		},
 		Blocks: map[string]schema.Block{"timeouts": timeouts.BlockWithOpts(ctx, timeouts.Opts{ReadDescription: base.ReadTimeoutText(readTimeout)})},
@@ -111,11 +114,18 @@ func (d *clusterData) Read(ctx context.Context, req datasource.ReadRequest, resp
 	resp.Diagnostics.Append(diags...)
 	ctx, cancel := base.WithTimeout(ctx, timeout, "read")
 	defer cancel()
-	v, err := d.S.Patroni("pgha_cluster "+c.Name()).View(ctx, c)
+	manager := d.S.Patroni("pgha_cluster " + c.Name())
+	v, err := manager.View(ctx, c)
 	if err != nil {
 		d.S.Fail(&resp.Diagnostics, "Unable to read cluster "+c.Name(), err)
 		return
 	}
+	var warnings []string
+	if m.Virtual, warnings, err = vip.New(manager).Holders(ctx, c); err != nil {
+		d.S.Fail(&resp.Diagnostics, "Unable to read who has the virtual addresses of cluster "+c.Name(), err)
+		return
+	}
+	v.Warnings = append(v.Warnings, warnings...)
 	m.fill(v)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 }

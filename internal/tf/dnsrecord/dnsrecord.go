@@ -46,20 +46,21 @@ var (
 var defaults = base.Timeouts{Create: 30 * time.Minute, Read: 2 * time.Minute, Update: 30 * time.Minute, Delete: 10 * time.Minute}
 
 type model struct {
-	ID       types.String   `tfsdk:"id"`
-	Cluster  types.Object   `tfsdk:"cluster"`
-	Nodes    types.Map      `tfsdk:"nodes"`
-	Zone     types.String   `tfsdk:"zone"`
-	Name     types.String   `tfsdk:"name"`
-	Type     types.String   `tfsdk:"type"`
-	TTL      types.Int64    `tfsdk:"ttl"`
-	Follow   types.String   `tfsdk:"follow"`
-	Servers  types.List     `tfsdk:"servers"`
-	Key      types.Object   `tfsdk:"key"`
-	Targets  types.Map      `tfsdk:"targets"`
-	FQDN     types.String   `tfsdk:"fqdn"`
-	Drift    types.List     `tfsdk:"drift"`
-	Timeouts timeouts.Value `tfsdk:"timeouts"`
+	ID         types.String   `tfsdk:"id"`
+	Cluster    types.Object   `tfsdk:"cluster"`
+	Nodes      types.Map      `tfsdk:"nodes"`
+	Zone       types.String   `tfsdk:"zone"`
+	Name       types.String   `tfsdk:"name"`
+	Type       types.String   `tfsdk:"type"`
+	TTL        types.Int64    `tfsdk:"ttl"`
+	Follow     types.String   `tfsdk:"follow"`
+	Generation types.Int64    `tfsdk:"generation"`
+	Servers    types.List     `tfsdk:"servers"`
+	Key        types.Object   `tfsdk:"key"`
+	Targets    types.Map      `tfsdk:"targets"`
+	FQDN       types.String   `tfsdk:"fqdn"`
+	Drift      types.List     `tfsdk:"drift"`
+	Timeouts   timeouts.Value `tfsdk:"timeouts"`
 }
 
 type keyModel struct {
@@ -116,6 +117,11 @@ func (r *recordResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 				Optional: true, Computed: true, Default: stringdefault.StaticString(dns.Leader),
 				MarkdownDescription: "`leader` (the default), `replicas` (all that run and do not have the tag `noloadbalance`; the leader where there is none), or `all`.",
 				Validators:          []validator.String{stringvalidator.OneOf(dns.Leader, dns.Replicas, dns.All)},
+			},
+			"generation": schema.Int64Attribute{
+				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
+				MarkdownDescription: "Raise it when the cluster's timeline has gone back, by a restore, a new database or another major version: a record of a higher timeline of the same generation is never overwritten. 1 by default.",
+				Validators:          []validator.Int64{int64validator.AtLeast(1)},
 			},
 			"servers": schema.ListAttribute{
 				Required: true, ElementType: types.StringType,
@@ -202,13 +208,13 @@ func (m model) names() (zone, name string, err error) {
 // spec is the record that the model describes. It returns false while that is not known.
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (dns.Spec, bool) {
 	c, ok := connattr.ClusterFrom(ctx, m.Cluster, diags)
-	for _, v := range []attr.Value{m.Nodes, m.Zone, m.Name, m.Type, m.TTL, m.Follow, m.Servers, m.Key, m.Targets} {
+	for _, v := range []attr.Value{m.Nodes, m.Zone, m.Name, m.Type, m.TTL, m.Follow, m.Generation, m.Servers, m.Key, m.Targets} {
 		ok = ok && connattr.Known(v)
 	}
 	if !ok {
 		return dns.Spec{}, false
 	}
-	s := dns.Spec{Cluster: c, Type: m.Type.ValueString(), TTL: m.TTL.ValueInt64(), Follow: m.Follow.ValueString()}
+	s := dns.Spec{Cluster: c, Type: m.Type.ValueString(), TTL: m.TTL.ValueInt64(), Follow: m.Follow.ValueString(), Generation: m.Generation.ValueInt64()}
 	var err error
 	if s.Zone, s.Name, err = m.names(); err != nil {
 		diags.AddAttributeError(path.Root("name"), "Name outside of the zone", err.Error()+".")

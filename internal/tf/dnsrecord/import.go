@@ -3,6 +3,7 @@ package dnsrecord
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -59,12 +60,16 @@ func (r *recordResource) ImportState(ctx context.Context, req resource.ImportSta
 	m.Nodes = list
 	var servers []string
 	for _, server := range s.Servers {
-		servers = append(servers, strings.TrimSuffix(server, ":53"))
+		if host, port, err := net.SplitHostPort(server); err == nil && port == "53" {
+			server = host
+		}
+		servers = append(servers, server)
 	}
 	m.Servers, d = types.ListValueFrom(ctx, types.StringType, servers)
 	diags.Append(d...)
 	m.Zone, m.Name = types.StringValue(strings.TrimSuffix(s.Zone, ".")), types.StringValue(strings.TrimSuffix(s.Name, "."+s.Zone))
 	m.Type, m.TTL, m.Follow = types.StringValue(s.Type), types.Int64Value(s.TTL), types.StringValue(s.Follow)
+	m.Generation = types.Int64Value(s.Generation)
 	m.Key, d = types.ObjectValueFrom(ctx, keyTypes, keyModel{Name: types.StringValue(strings.TrimSuffix(s.Key.Name, ".")), Algorithm: types.StringValue(s.Key.Algorithm)})
 	diags.Append(d...)
 	if len(s.Targets) > 0 {
