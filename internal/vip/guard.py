@@ -252,16 +252,20 @@ def hang_up(ip):
     until they send something again that is long overdue.
     """
     states = 0xFFF & ~(1 << LISTENING | 1 << TIME_WAIT)
-    request = struct.pack("=BBBBI48x", family(ip), socket.IPPROTO_TCP, 0, 0, states)
-    for payload in netlink(SOCK_DIAG_BY_FAMILY, DUMP, request, SOCK_DIAG):
-        # Ports, then this end's address, the other's, and what tells it from a later one.
-        ends = payload[4:52]
-        if ends[4:4 + len(ip.packed)] == ip.packed:
-            try:
-                netlink(SOCK_DESTROY, ACK, request[:4] + struct.pack("=I", 0xFFF) + ends, SOCK_DIAG)
-            except OSError as e:
-                if e.errno != errno.ENOENT:
-                    raise
+    ours = {family(ip): ip.packed}
+    if ip.version == 4:
+        ours[socket.AF_INET6] = bytes(10) + b"\xff\xff" + ip.packed  # at a socket for both families
+    for kind, own in ours.items():
+        request = struct.pack("=BBBBI48x", kind, socket.IPPROTO_TCP, 0, 0, states)
+        for payload in netlink(SOCK_DIAG_BY_FAMILY, DUMP, request, SOCK_DIAG):
+            # Ports, then this end's address, the other's, and what tells it from a later one.
+            ends = payload[4:52]
+            if ends[4:4 + len(own)] == own:
+                try:
+                    netlink(SOCK_DESTROY, ACK, request[:4] + struct.pack("=I", 0xFFF) + ends, SOCK_DIAG)
+                except OSError as e:
+                    if e.errno != errno.ENOENT:
+                        raise
 
 
 # The others in the subnet.

@@ -988,6 +988,84 @@ func TestGuardWithoutVIPManager(t *testing.T) {
 	w.says("it is started again after 2 s")
 }
 
+// Another vip-manager in the place of the one that runs, as a package brings it, runs soon.
+func TestGuardExchangesVIPManager(t *testing.T) {
+	address := virtual["IPv4"]
+	s := newSegment(t)
+	b := s.box()
+	p := b.patroni(http.StatusOK)
+	w := b.watchman(address)
+	program, other := filepath.Join(w.dir, "vip-manager"), filepath.Join(w.dir, "other")
+	for _, name := range []string{program, other} {
+		if err := os.Symlink(w.config["vip_manager"].(string), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A copy is another file; links to the same one are not.
+	text, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config["vip_manager"] = program
+	w.configure()
+	w.start()
+	s.observe(address, b).until(b, "the address", true)
+	o, first := s.observe(address, b), w.manager()
+	if err := errors.Join(os.Remove(other), os.WriteFile(other, text, 0o755), os.Rename(other, program)); err != nil {
+		t.Fatal(err)
+	}
+	w.says("vip-manager was exchanged, and is started again")
+	until(t, "another vip-manager", func() bool { now := w.manager(); return now != 0 && now != first })
+	p.rounds(4)
+	o.uninterrupted()
+}
+
+// Who is connected to the address is told when it goes, instead of waiting for answers that
+// nobody can give any more.
+func TestGuardHangsUp(t *testing.T) {
+	eachFamily(t, func(t *testing.T, address netip.Prefix) {
+		s, b, p, _ := one(t, address)
+		client := s.box()
+		var l net.Listener
+		b.in(func() (err error) { l, err = net.Listen("tcp", ":5432"); return err })
+		defer l.Close()
+		accepted := make(chan net.Conn, 2)
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				accepted <- c
+			}
+		}()
+		var kept []net.Conn
+		defer func() {
+			for _, c := range kept {
+				c.Close()
+			}
+		}()
+		connect := func(to string) (c net.Conn) {
+			client.in(func() (err error) {
+				c, err = (&net.Dialer{Timeout: patient}).Dial("tcp", net.JoinHostPort(to, "5432"))
+				return err
+			})
+			kept = append(kept, c, <-accepted)
+			return c
+		}
+		virtual, own := connect(address.Addr().String()), connect(b.address)
+		p.set(http.StatusServiceUnavailable)
+		virtual.SetReadDeadline(time.Now().Add(patient))
+		if _, err := virtual.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the connection to the address ended with %v", err)
+		}
+		own.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := own.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection to the host's own address ended with %v", err)
+		}
+	})
+}
+
 func TestGuardReloads(t *testing.T) {
 	address := virtual["IPv4"]
 	s, b, p, w := one(t, address)
