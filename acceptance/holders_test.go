@@ -108,13 +108,12 @@ func (w *holders) look() {
 		case <-tick.C:
 		}
 		w.mu.Lock()
-		var have []string
-		for name, fd := range w.sockets {
-			if hasAddress(fd, w.address) {
-				have = append(have, name)
-			}
+		have := w.have()
+		if len(have) > 1 {
+			// It may have moved between the looks at two hosts: then the first does not have it
+			// any more.
+			have = w.have()
 		}
-		slices.Sort(have)
 		w.looks++
 		if len(have) > 1 {
 			w.twice = append(w.twice, time.Now().Format("15:04:05.000")+" "+strings.Join(have, " and "))
@@ -132,6 +131,17 @@ func (w *holders) look() {
 		w.now = have
 		w.mu.Unlock()
 	}
+}
+
+// have is which hosts have the address.
+func (w *holders) have() (list []string) {
+	for name, fd := range w.sockets {
+		if hasAddress(fd, w.address) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // socketIn opens a netlink socket in the network namespace of the host that has an address
