@@ -155,6 +155,9 @@ func (s Spec) wrong(leader string, looks map[string]Look) []string {
 	var found []string
 	have := holders(looks)
 	a := s.Address.Addr().String()
+	if _, ours := looks[leader]; leader != "" && !ours {
+		return []string{fmt.Sprintf("%s leads, and is not among the nodes that may have %s", leader, a)}
+	}
 	switch {
 	case len(have) > 1:
 		found = append(found, fmt.Sprintf("%s is on %s at once", a, strings.Join(have, " and ")))

@@ -130,18 +130,13 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 // under way, and what Patroni takes for it.
 const settling = 90 * time.Second
 
-// leader is the node that is to have the address now, empty if none is: no leader, or one
-// of the other kind.
-func (m Manager) leader(ctx context.Context, s Spec) (string, patroni.Known, error) {
-	k, err := m.Known(ctx, s.Cluster)
-	if err != nil {
-		return "", k, err
+// leader is the node that is to have the address, empty if none is: no leader, or one of the
+// other kind.
+func (s Spec) leader(k patroni.Known) string {
+	if _, standby := k.Config["standby_cluster"]; standby != s.StandbyLeader {
+		return ""
 	}
-	_, standby := k.Config["standby_cluster"]
-	if standby != s.StandbyLeader {
-		return "", k, nil
-	}
-	return k.Leader, k, nil
+	return k.Leader
 }
 
 // verify waits until one node has the address, which is the leader, and a connection to it
@@ -170,18 +165,11 @@ func (m Manager) verify(ctx context.Context, s Spec, nodes map[string]follow.Nod
 
 // compare looks at who leads, and then at all nodes at once.
 func (m Manager) compare(ctx context.Context, s Spec, nodes map[string]follow.Node) (wrong []string, leader string, k patroni.Known, err error) {
-	leader, k, err = m.leader(ctx, s)
-	if err != nil {
+	if k, err = m.Known(ctx, s.Cluster); err != nil {
 		return nil, "", k, err
 	}
 	looks, err := m.looks(ctx, s, nodes)
-	if err != nil {
-		return nil, "", k, err
-	}
-	if _, ours := nodes[leader]; leader != "" && !ours {
-		return []string{fmt.Sprintf("%s leads, and is not among the nodes that may have %s", leader, s.Address.Addr())}, leader, k, nil
-	}
-	return s.wrong(leader, looks), leader, k, nil
+	return s.wrong(s.leader(k), looks), s.leader(k), k, err
 }
 
 // Observed is what Read found.
@@ -229,21 +217,19 @@ func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
 		return o, err
 	}
 	o.Drift = plan.Describe(engine.Safe)
-	for end := time.Now().Add(moving); ; {
-		wrong, _, _, err := m.compare(ctx, s, v.Nodes)
-		if err != nil {
-			return o, err
-		}
-		if len(wrong) == 0 || len(o.Drift) > 0 || time.Now().After(end) {
-			o.Drift = append(o.Drift, wrong...)
-			return o, nil
-		}
+	wrong := s.wrong(s.leader(v.Known), v.looks)
+	for end := time.Now().Add(moving); len(wrong) > 0 && len(o.Drift) == 0 && time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
 			return o, ctx.Err()
 		case <-time.After(time.Second):
 		}
+		if wrong, _, _, err = m.compare(ctx, s, v.Nodes); err != nil {
+			return o, err
+		}
 	}
+	o.Drift = append(o.Drift, wrong...)
+	return o, nil
 }
 
 // Destroy takes the address off all hosts that may have it.

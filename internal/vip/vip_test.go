@@ -75,6 +75,7 @@ func TestWrong(t *testing.T) {
 		"without a guard":  {"pg1", map[string]Look{"pg1": quiet}, []string{"no node has 10.0.0.100, though pg1 leads: its guard does not run"}},
 		"the wrong one":    {"pg1", map[string]Look{"pg1": at("a", false, "b"), "pg2": at("b", true)}, []string{"10.0.0.100 is on pg2, while pg1 leads"}},
 		"without a leader": {"", map[string]Look{"pg1": at("a", true)}, []string{"10.0.0.100 is on pg1, and no primary leads the cluster"}},
+		"none of ours":     {"pg9", map[string]Look{"pg1": at("a", false)}, []string{"pg9 leads, and is not among the nodes that may have 10.0.0.100"}},
 		"two":              {"pg1", map[string]Look{"pg1": at("a", true, "b"), "pg2": at("b", true, "a")}, []string{"10.0.0.100 is on pg1 and pg2 at once"}},
 		"by hand":          {"pg1", map[string]Look{"pg1": unleased}, []string{"10.0.0.100 is on eth0 of pg1 without a lifetime: its guard did not put it there"}},
 		"a stranger":       {"pg1", map[string]Look{"pg1": at("a", true, "c"), "pg2": at("b", false, "a", "c")}, []string{"another machine answers for 10.0.0.100: c"}},
