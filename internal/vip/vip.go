@@ -130,7 +130,7 @@ func (s Spec) files(k patroni.Known, node, nic string) follow.Files {
 	// What stops the guard removes the address. One that crashed finds it again when systemd
 	// has started it, or the kernel has removed it by then. A guard that hangs has lost it long
 	// before systemd gives up on it.
-	return a.Files(c, guard, "Virtual address "+c.Address+" on the "+s.role()+" of "+s.Cluster.Name(), `ExecStopPost=/bin/sh -c '[ "$SERVICE_RESULT" != success ] || exec /usr/bin/python3 -I `+a.ProgramPath()+` remove `+a.Dir()+`'
+	return a.Files(c, guard, "Virtual address "+c.Address+" on the "+s.role()+" of "+s.Cluster.Name(), `ExecStopPost=/bin/sh -c '[ "$$SERVICE_RESULT" != success ] || exec /usr/bin/python3 -I `+a.ProgramPath()+` remove `+a.Dir()+`'
 WatchdogSec=10
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
