@@ -70,6 +70,10 @@ func (g *guards) model() {
 	})
 	g.Handle("vip.look", false, func(o *fakehost.Op) error {
 		m := o.Machine
+		if o.Arg(1) != g.address {
+			o.Printf(`{"interface": "eth0", "prefix": 24, "mac": "02:00:00:00:00:0%s", "address": %q}`+"\n", m.Name[2:], m.Address)
+			return nil
+		}
 		o.Printf(`{"interface": "eth0", "prefix": 24, "mac": "02:00:00:00:00:0%s", "address": %q}`+"\n", m.Name[2:], m.Address)
 		if g.has(m) {
 			o.Printf(`{"local": "eth0", "prefix": 24, "lease": %t}`+"\n", !g.stuck[m.Name])
@@ -230,6 +234,54 @@ func TestVIP(t *testing.T) {
 		if left := g.Keys(own + "journal/"); len(left) > 0 {
 			t.Errorf("etcd has %v", left)
 		}
+	})
+}
+
+// Of two addresses that go at once, the one that is last lets go of the package, and of two
+// of which one stays, none does.
+func TestVIPsLeave(t *testing.T) {
+	withGuards(t, 9, func(t *testing.T, g *guards, s vip.Spec) {
+		other := s
+		other.Address = netip.MustParsePrefix("10.0.0.101/24")
+		other.StandbyLeader = true // nobody has it, so that nothing is to be said about it here
+		held := func() (list []string) {
+			g.Do(func() {
+				for _, m := range g.Machines() {
+					if p := m.Packages[vip.Package]; p != nil && p.Held {
+						list = append(list, m.Name)
+					}
+				}
+			})
+			return list
+		}
+		for _, spec := range []vip.Spec{s, other} {
+			if err := vipManager(g.Start("first")).Apply(patient(t), spec); err != nil {
+				t.Fatal(details(err))
+			}
+		}
+		if err := vipManager(g.Start("one")).Destroy(patient(t), other); err != nil {
+			t.Fatal(details(err))
+		}
+		if len(held()) != 3 {
+			t.Errorf("held on %v although an address is left", held())
+		}
+		if err := vipManager(g.Start("again")).Apply(patient(t), other); err != nil {
+			t.Fatal(details(err))
+		}
+		errs := make(chan error)
+		for _, spec := range []vip.Spec{s, other} {
+			p := g.Start("both " + spec.Address.String())
+			go func() { errs <- vipManager(p).Destroy(patient(t), spec) }()
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Error(details(err))
+			}
+		}
+		if len(held()) > 0 {
+			t.Errorf("still held on %v", held())
+		}
+		g.nothing(t, g.Machines()...)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
+	"github.com/pgha/terraform-provider-pgha/internal/roll"
 )
 
 func (m Manager) step(n Node, id, title string, risk engine.Risk, do func(ctx context.Context, h host.Host) error) engine.Step {
@@ -41,7 +42,7 @@ func (m Manager) leave(s Seen, between ...engine.Step) engine.Plan {
 	for _, name := range Sorted(s.Gone) {
 		if f := s.Left[name]; s.Agent.isOn(f) {
 			stop = append(stop, m.stop(s.Agent, s.Gone[name]))
-			remove = append(remove, m.remove(s.Agent, s.Gone[name], f))
+			remove = append(remove, m.remove(s.Agent, s.Gone[name]))
 		}
 	}
 	return engine.Plan{}.ThenParallel(stop...).Then(between...).ThenParallel(remove...)
@@ -131,16 +132,18 @@ func (m Manager) stop(a Agent, n Node) engine.Plan {
 	}))
 }
 
-// remove removes all that is on a host for an agent that does not run any more.
-func (m Manager) remove(a Agent, n Node, f Facts) engine.Plan {
-	var plan engine.Plan
-	others := slices.DeleteFunc(f.List(a.parent()), func(name string) bool { return name == a.Label })
-	if len(others) == 0 && f.Package(a.Package).Held {
-		plan = plan.Then(m.step(n, a.Kind+".unhold", "let "+a.Package+" be upgraded again", engine.Safe, func(ctx context.Context, h host.Host) error {
-			return remote.Apt{Host: h, Log: m.Log}.Unhold(ctx, a.Package)
-		}))
-	}
-	return plan.Then(m.step(n, a.Kind+".files", "remove what is for it", engine.Safe, func(ctx context.Context, h host.Host) error {
+// remove removes all that is on a host for an agent that does not run any more. Of several
+// that go at once, one goes after the other: the last one lets the package go.
+func (m Manager) remove(a Agent, n Node) engine.Plan {
+	return engine.Sequence(m.step(n, a.Kind+".files", "remove what is for "+a.Subject, engine.Safe, func(ctx context.Context, h host.Host) error {
+		ctx, unlock, err := roll.LockHosts(ctx, m.Log, "/run/lock/pgha/"+a.Kind, roll.Hold("removing "+a.Subject, m.Runner), []host.Host{h})
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := m.unhold(ctx, a, h); err != nil {
+			return err
+		}
 		// The link is what "systemctl enable" has made.
 		if err := remote.RemoveFiles(ctx, h, a.unitPath(), "/etc/systemd/system/multi-user.target.wants/"+a.Unit()); err != nil {
 			return err
@@ -154,4 +157,20 @@ func (m Manager) remove(a Agent, n Node, f Facts) engine.Plan {
 		}
 		return remote.RemoveEmptyDirs(ctx, h, a.Dir(), a.parent(), root)
 	}))
+}
+
+// unhold lets the package be upgraded again, unless another agent of the kind needs it.
+func (m Manager) unhold(ctx context.Context, a Agent, h host.Host) error {
+	if a.Pin == "" && a.PackageUnit == "" {
+		return nil // it was never held
+	}
+	var p remote.Probe
+	f, err := p.List(a.parent()).Package(a.Package).Run(ctx, h)
+	if err != nil || !f.Package(a.Package).Held {
+		return err
+	}
+	if slices.ContainsFunc(f.List(a.parent()), func(name string) bool { return name != a.Label }) {
+		return nil
+	}
+	return remote.Apt{Host: h, Log: m.Log}.Unhold(ctx, a.Package)
 }
