@@ -72,9 +72,9 @@ type view struct {
 }
 
 // see looks at all hosts. A spec without a secret gets the one that they have.
-func (m Manager) see(ctx context.Context, s *Spec, names []string, lists bool) (v view, err error) {
+func (m Manager) see(ctx context.Context, s *Spec, purpose follow.Purpose) (v view, err error) {
 	m.Redact.Add(s.Key.Secret)
-	if v.Seen, err = m.See(ctx, s.agent(), names, lists); err != nil {
+	if v.Seen, err = m.See(ctx, s.agent(), s.Nodes, purpose); err != nil {
 		return v, err
 	}
 	if v.targets, err = s.targets(v.Nodes); err != nil {
@@ -106,7 +106,7 @@ func (m Manager) Apply(ctx context.Context, s Spec) (warnings []string, err erro
 		return nil, err
 	}
 	defer done()
-	v, err := m.see(ctx, &s, s.Nodes, true)
+	v, err := m.see(ctx, &s, follow.ToApply)
 	if err != nil {
 		return nil, err
 	}
@@ -141,12 +141,12 @@ func (m Manager) try(ctx context.Context, s Spec, v view) error {
 	}
 	step := engine.Step{ID: "dns.try", Host: n.Target.Name, Title: "try to write " + s.agent().Subject + " with what is wanted", Do: func(ctx context.Context) (err error) {
 		h := m.Fleet.Host(n.Target)
-		dir := "/run/" + strings.TrimSuffix(s.agent().Unit(), ".service") + ".try"
+		dir := s.agent().ScratchDir()
 		files := s.files(v.Known, n.Name, v.targets)
 		defer func() {
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			err = errors.Join(err, remote.RemoveFiles(end, h, dir+"/record.json", dir+"/updater.py"), remote.RemoveEmptyDirs(end, h, dir))
+			err = errors.Join(err, s.agent().DropScratch(end, h))
 		}()
 		for name, f := range map[string]remote.File{"record.json": files.Config, "updater.py": files.Program} {
 			f.Path = dir + "/" + name
@@ -332,32 +332,12 @@ type Observed struct {
 
 // Observe looks at a record and changes nothing.
 func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
-	k, err := m.Known(ctx, s.Cluster)
-	if errors.Is(err, patroni.ErrNoCluster) {
-		return Observed{Absent: true}, nil
-	}
+	v, err := m.see(ctx, &s, follow.ToRead)
 	if err != nil {
+		o.Absent, o.Drift, err = follow.Observable(err)
 		return o, err
 	}
-	var names []string
-	for _, name := range s.Nodes {
-		if _, there := k.Nodes[name]; there {
-			names = append(names, name) // the others have been destroyed since
-		}
-	}
-	v, err := m.see(ctx, &s, names, false)
-	var refused *problem.Error
-	if errors.As(err, &refused) && refused.Step == follow.CannotBe {
-		return Observed{Drift: []string{refused.Error()}}, nil
-	}
-	if err != nil {
-		return o, err
-	}
-	o.Absent = v.Before == nil
-	for _, f := range v.Facts {
-		o.Absent = o.Absent && f.Owner == nil
-	}
-	if o.Absent {
+	if o.Absent = v.Absent(); o.Absent {
 		return o, nil
 	}
 	plan, err := m.plan(s, v)

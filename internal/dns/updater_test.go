@@ -849,6 +849,7 @@ func (b *bind) oldWord(t *testing.T) {
 	})
 	u.configure(object{"servers": []string{through}}).start()
 	happens(t, "the last question", stopped)
+	// It is time itself that has to go by, while nothing runs: what Patroni said gets too old.
 	time.Sleep(2100 * time.Millisecond)
 	u.signal(syscall.SIGCONT)
 	u.says("this node is not primary: Patroni does not answer (timed out)")

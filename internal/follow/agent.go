@@ -68,6 +68,18 @@ func (a Agent) unitPath() string { return "/etc/systemd/system/" + a.Unit() }
 // StatusPath is where the agent says what it does.
 func (a Agent) StatusPath() string { return "/run/" + a.name() + "/status.json" }
 
+// ScratchDir is for what is tried on a host before anything is set up. Whoever was killed
+// while he did may have left it.
+func (a Agent) ScratchDir() string { return "/run/" + a.name() + ".try" }
+
+// DropScratch removes it.
+func (a Agent) DropScratch(ctx context.Context, h host.Host) error {
+	if err := remote.RemoveFiles(ctx, h, a.ScratchDir()+"/"+a.Config, a.ScratchDir()+"/"+a.Program); err != nil {
+		return err
+	}
+	return remote.RemoveEmptyDirs(ctx, h, a.ScratchDir())
+}
+
 // noteKey is where etcd has its hosts noted.
 func (a Agent) noteKey() string { return a.Kind + "/" + a.Label }
 

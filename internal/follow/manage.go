@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
@@ -55,12 +56,26 @@ type Seen struct {
 	Left   map[string]Facts
 }
 
-// See looks at all hosts. Lists says that package lists that lack the version are to be
-// renewed.
-func (m Manager) See(ctx context.Context, a Agent, names []string, lists bool) (s Seen, err error) {
+// Purpose is what a look is for.
+type Purpose int
+
+const (
+	// ToPlan: every node that is named has to be one, and nothing is changed.
+	ToPlan Purpose = iota
+	// ToApply is ToPlan, but package lists that lack the version are renewed.
+	ToApply
+	// ToRead: nodes that are named may have been destroyed since.
+	ToRead
+)
+
+// See looks at all hosts.
+func (m Manager) See(ctx context.Context, a Agent, names []string, purpose Purpose) (s Seen, err error) {
 	s = Seen{Agent: a, Gone: map[string]Node{}}
 	if s.Known, err = m.Known(ctx, a.Cluster); err != nil {
 		return s, err
+	}
+	if purpose == ToRead {
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { _, there := s.Known.Nodes[name]; return !there })
 	}
 	if s.Before, err = m.Note(ctx, a); err != nil {
 		return s, err
@@ -75,7 +90,7 @@ func (m Manager) See(ctx context.Context, a Agent, names []string, lists bool) (
 			}
 		}
 	}
-	return s, m.look(ctx, &s, lists)
+	return s, m.look(ctx, &s, purpose == ToApply)
 }
 
 func (m Manager) look(ctx context.Context, s *Seen, lists bool) (err error) {
@@ -113,6 +128,28 @@ func (m Manager) look(ctx context.Context, s *Seen, lists bool) (err error) {
 		return f, err
 	})
 	return err
+}
+
+// Absent reports whether neither etcd nor a host knows anything of the agent.
+func (s Seen) Absent() bool {
+	absent := s.Before == nil
+	for _, f := range s.Facts {
+		absent = absent && f.Owner == nil
+	}
+	return absent
+}
+
+// Observable tells apart what a look that was to read has failed with: that there is nothing,
+// or what is drift, since an apply would refuse it.
+func Observable(err error) (absent bool, drift []string, failed error) {
+	var refused *problem.Error
+	switch {
+	case errors.Is(err, patroni.ErrNoCluster):
+		return true, nil, nil
+	case errors.As(err, &refused) && refused.Step == CannotBe:
+		return false, []string{refused.Error()}, nil
+	}
+	return false, nil, err
 }
 
 // CannotBe is the step in which something is refused that the hosts cannot have.

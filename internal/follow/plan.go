@@ -144,6 +144,9 @@ func (m Manager) remove(a Agent, n Node) engine.Plan {
 		if err := m.unhold(ctx, a, h); err != nil {
 			return err
 		}
+		if err := a.DropScratch(ctx, h); err != nil {
+			return err
+		}
 		// The link is what "systemctl enable" has made.
 		if err := remote.RemoveFiles(ctx, h, a.unitPath(), "/etc/systemd/system/multi-user.target.wants/"+a.Unit()); err != nil {
 			return err

@@ -38,8 +38,6 @@ type Local struct {
 
 // Status is what the guard says of itself; empty if it does not run.
 type Status struct {
-	Holding bool   `json:"holding"`
-	Primary bool   `json:"primary"`
 	Because string `json:"because"`
 }
 

@@ -3,7 +3,6 @@ package vip
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -65,8 +64,8 @@ type view struct {
 }
 
 // see looks at all hosts, and refuses an address that they cannot have.
-func (m Manager) see(ctx context.Context, s Spec, names []string, lists bool) (v view, err error) {
-	if v.Seen, err = m.See(ctx, s.agent(), names, lists); err != nil {
+func (m Manager) see(ctx context.Context, s Spec, purpose follow.Purpose) (v view, err error) {
+	if v.Seen, err = m.See(ctx, s.agent(), s.Nodes, purpose); err != nil {
 		return v, err
 	}
 	if v.looks, err = m.looks(ctx, s, v.Nodes); err != nil {
@@ -95,7 +94,7 @@ func (m Manager) plan(s Spec, v view) (engine.Plan, error) {
 
 // Check refuses an address that the nodes' hosts cannot have, and changes nothing.
 func (m Manager) Check(ctx context.Context, s Spec) error {
-	v, err := m.see(ctx, s, s.Nodes, false)
+	v, err := m.see(ctx, s, follow.ToPlan)
 	if err != nil {
 		return err
 	}
@@ -110,7 +109,7 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 		return err
 	}
 	defer done()
-	v, err := m.see(ctx, s, s.Nodes, true)
+	v, err := m.see(ctx, s, follow.ToApply)
 	if err != nil {
 		return err
 	}
@@ -184,32 +183,12 @@ const moving = 8 * time.Second
 
 // Observe looks at an address and changes nothing.
 func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
-	k, err := m.Known(ctx, s.Cluster)
-	if errors.Is(err, patroni.ErrNoCluster) {
-		return Observed{Absent: true}, nil
-	}
+	v, err := m.see(ctx, s, follow.ToRead)
 	if err != nil {
+		o.Absent, o.Drift, err = follow.Observable(err)
 		return o, err
 	}
-	var names []string
-	for _, name := range s.Nodes {
-		if _, there := k.Nodes[name]; there {
-			names = append(names, name) // the others have been destroyed since
-		}
-	}
-	v, err := m.see(ctx, s, names, false)
-	var refused *problem.Error
-	if errors.As(err, &refused) && refused.Step == follow.CannotBe {
-		return Observed{Drift: []string{refused.Error()}}, nil
-	}
-	if err != nil {
-		return o, err
-	}
-	o.Absent = v.Before == nil
-	for _, f := range v.Facts {
-		o.Absent = o.Absent && f.Owner == nil
-	}
-	if o.Absent {
+	if o.Absent = v.Absent(); o.Absent {
 		return o, nil
 	}
 	plan, err := m.plan(s, v)
