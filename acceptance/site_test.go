@@ -360,8 +360,13 @@ func (s *site) healthy(from string, names ...string) {
 // write starts a writer, through an account of its own.
 func (s *site) write() *writer.Writer {
 	s.t.Helper()
-	first := s.lab.Hosts()[0].Name
-	leader := s.leader(first)
+	s.app(s.leader(s.lab.Hosts()[0].Name))
+	return writer.Start(s.t, s.writerConfig())
+}
+
+// app makes the account of the tests' writers.
+func (s *site) app(leader string) {
+	s.t.Helper()
 	s.sql(leader, "do $$ begin if not exists (select from pg_roles where rolname = 'app') then create role app superuser login password 'app-password'; end if; end $$")
 	// A replica that does not have the role yet would refuse the login.
 	for name := range s.members(leader) {
@@ -370,7 +375,6 @@ func (s *site) write() *writer.Writer {
 			return have == "1", have
 		})
 	}
-	return writer.Start(s.t, s.writerConfig())
 }
 
 func (s *site) writerConfig() writer.Config {

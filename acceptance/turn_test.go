@@ -20,7 +20,7 @@ import (
 // everything rests on comes first, and with it the longest; then each promise once, and
 // then what is a variant of one before. A test that is not here fails.
 var order = []string{
-	"TestCitus", "TestLife", "TestVIP", "TestDNS", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
+	"TestCitus", "TestLife", "TestVIP", "TestDNS", "TestCrossDC", "TestCrossDCCitus", "TestCrossDCOldPatroni", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
 	"TestInterrupted", "TestBookworm", "TestHostileValues", "TestTakeOver", "TestBadGround", "TestEtcdCertificates", "TestUpgradePlan",
 	"TestUpgrade", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
 

@@ -23,13 +23,18 @@ func (s *suite) onHosts(ctx context.Context, image labhost.Image, use func(conte
 }
 
 // onNamed is onHosts for hosts of these names.
-func (s *suite) onNamed(ctx context.Context, image labhost.Image, hosts []string, use func(context.Context, *labhost.Lab) error) (err error) {
+func (s *suite) onNamed(ctx context.Context, image labhost.Image, hosts []string, use func(context.Context, *labhost.Lab) error) error {
+	return s.onDatacenters(ctx, image, []labhost.Datacenter{{Name: "dc1", Hosts: hosts}}, use)
+}
+
+// onDatacenters is onHosts for hosts in several datacenters.
+func (s *suite) onDatacenters(ctx context.Context, image labhost.Image, datacenters []labhost.Datacenter, use func(context.Context, *labhost.Lab) error) (err error) {
 	o := labhost.Options{
 		Name: fmt.Sprintf("bench-%d", os.Getpid()), Image: image, Ephemeral: true,
 		// Far from what labs choose by themselves: one of another user, with
 		// another cache, that starts in the same moment could choose the same.
 		Net:         fmt.Sprintf("10.%d", 200+os.Getpid()%50),
-		Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: hosts}},
+		Datacenters: datacenters,
 	}
 	// A run that was killed could not remove its own.
 	if err := labhost.DownAbandoned(ctx, o); err != nil {

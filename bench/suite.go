@@ -32,6 +32,7 @@ var benchmarks = []benchmark{
 	{"citus_rebalance", "shards moved onto a group of workers by an apply, and by hand with the same functions of Citus", 3, citusRebalance},
 	{"citus_gap_worker", "the longest gap in the writes of a client of the coordinator at a switchover of a group of workers, and of the coordinator", 10, citusGaps},
 	{"gap_vip_planned_fast", "the longest gaps in the writes of clients that find the primary by a virtual address, a DNS record, or a connection string with all nodes, at switchovers and when its host loses its power, for each failure_detection", 10, gaps},
+	{"site_switchover_gap", "planned moves of the primary between two datacenters: the longest gap in a client's writes, and the time in all", 10, siteSwitchover},
 	{"refresh_10", "a refresh of 10 simulated hosts, and the provider's memory", 10, refresh(10)},
 	{"refresh_100", "the same of 100", 5, refresh(100)},
 	{"refresh_1000", "the same of 1000", 5, refresh(1000)},

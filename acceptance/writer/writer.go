@@ -230,6 +230,18 @@ func (w *Writer) LongestGap() time.Duration {
 // Check stops the writer and fails the test if an acknowledged row is missing.
 func (w *Writer) Check(t testing.TB) {
 	t.Helper()
+	lost, acked := w.Lost(t)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.Logf("writer: %d rows acknowledged, %d attempts failed, longest gap %s (last error: %v)", acked, w.failed.Load(), w.longest.Round(time.Millisecond), w.lastErr)
+	if lost > 0 || acked == 0 {
+		t.Errorf("%d of %d acknowledged rows are lost", lost, acked)
+	}
+}
+
+// Lost stops the writer and counts the acknowledged rows that are missing.
+func (w *Writer) Lost(t testing.TB) (lost, acked int) {
+	t.Helper()
 	w.Stop()
 	conn, err := Connect(t.Context(), w.cfg)
 	if err != nil {
@@ -250,16 +262,12 @@ func (w *Writer) Check(t testing.TB) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	missing := 0
 	for _, id := range w.acked {
 		if !there[id] {
-			missing++
+			lost++
 		}
 	}
-	t.Logf("writer: %d rows acknowledged, %d attempts failed, longest gap %s (last error: %v)", len(w.acked), w.failed.Load(), w.longest.Round(time.Millisecond), w.lastErr)
-	if missing > 0 || len(w.acked) == 0 {
-		t.Errorf("%d of %d acknowledged rows are lost", missing, len(w.acked))
-	}
+	return lost, len(w.acked)
 }
 
 // ConnectTo connects to the first of the hosts whatever it is, with parameters

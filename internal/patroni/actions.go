@@ -25,7 +25,7 @@ func (m *Manager) alone(ctx context.Context, c Cluster, what string) (context.Co
 	if err != nil {
 		return fail(err)
 	}
-	key := c.own("")
+	key := c.queue()
 	leave, err := m.Queues.Enter(ctx, key, what, func(context.Context) int { return 0 })
 	if err != nil {
 		return fail(err)

@@ -152,7 +152,7 @@ func (m *Manager) together(ctx context.Context, do *Doer, c Cluster) (context.Co
 	if c.Citus == nil {
 		return ctx, func() {}, nil
 	}
-	return m.only(ctx, do, c.shared(""), c.shared("lock"), "changing the group "+c.Name(), c.Citus.Group)
+	return m.only(ctx, do, c.Etcd.Key()+c.shared(""), c.shared("lock"), "changing the group "+c.Name(), c.Citus.Group)
 }
 
 // only waits for its turn in this process, and then keeps other processes away.

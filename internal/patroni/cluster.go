@@ -69,6 +69,10 @@ func (c Cluster) own(key string) string {
 	return "/pgha/patroni" + c.Prefix() + key
 }
 
+// queue is where operations on the cluster take turns within this process. Clusters in
+// several datacenters have the same scope.
+func (c Cluster) queue() string { return c.Etcd.Key() + c.own("") }
+
 // Keys of Patroni's own (Patroni, dcs/__init__.py).
 func (c Cluster) initializeKey() string        { return c.Prefix() + "initialize" }
 func (c Cluster) leaderKey() string            { return c.Prefix() + "leader" }
@@ -212,7 +216,9 @@ type Known struct {
 	// cluster; each of them may be in force already, or not yet.
 	Next      *Secrets
 	Authority []byte
-	Nodes     map[string]NodeRecord
+	// Trusted are the authorities of other datacenters, which the nodes trust, too.
+	Trusted []byte
+	Nodes   map[string]NodeRecord
 	// Announced are the nodes that are being made now.
 	Announced []NodeRecord
 	// Extension is the version that Citus's extension is to have in all groups of the
@@ -323,6 +329,8 @@ func (c Cluster) Load(ctx context.Context, kv etcd.Client) (Known, error) {
 			k.SystemID = e.Value
 		case e.Key == c.authorityKey():
 			k.Authority = []byte(e.Value)
+		case e.Key == c.trustedKey():
+			k.Trusted = []byte(e.Value)
 		case isNode:
 			var n NodeRecord
 			read(e, &n)

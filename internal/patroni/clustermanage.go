@@ -68,7 +68,7 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if err != nil {
 		return Applied{}, err
 	}
-	leave, err := m.Queues.Enter(ctx, c.own(""), "cluster", func(context.Context) int { return -1 })
+	leave, err := m.Queues.Enter(ctx, c.queue(), "cluster", func(context.Context) int { return -1 })
 	if err != nil {
 		return Applied{}, err
 	}

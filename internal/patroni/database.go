@@ -184,7 +184,7 @@ func (m *Manager) Alone(ctx context.Context, c Cluster, key, what string) (conte
 	if err != nil {
 		return nil, nil, err
 	}
-	return m.only(ctx, do, c.shared(key), c.shared("lock/"+key), what, 0)
+	return m.only(ctx, do, c.Etcd.Key()+c.shared(key), c.shared("lock/"+key), what, 0)
 }
 
 // Literal is a text as SQL has it.

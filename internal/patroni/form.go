@@ -145,6 +145,15 @@ func (d *Doer) bootstrap(ctx context.Context, n Node) error {
 	if err := d.putConfig(ctx, n, true); err != nil {
 		return err
 	}
+	k, err := n.Cluster.Load(ctx, d.KV)
+	if err != nil {
+		return err
+	}
+	if standby := k.Standby(); standby != nil {
+		if err := d.waitUpstream(ctx, n, standby); err != nil {
+			return err
+		}
+	}
 	log, err := d.start(ctx, n)
 	if err != nil {
 		return err
@@ -187,7 +196,7 @@ func (d *Doer) waitBootstrap(ctx context.Context, n Node, since moment) error {
 		}
 		if v.Value != "" {
 			st, err := d.status(ctx, n)
-			return err == nil && st.Primary(), "it is becoming the primary", nil
+			return err == nil && st.Leads() && st.State == "running", "it is becoming the leader", nil
 		}
 		return false, "initdb and the first start are under way", nil
 	})

@@ -78,7 +78,7 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 		return err
 	}
 	defer unlock()
-	comer := m.Queues.Come(n.Cluster.own(""))
+	comer := m.Queues.Come(n.Cluster.queue())
 	defer comer.GiveUp()
 	do, err := m.open(ctx, n.Cluster)
 	if err != nil {
@@ -189,7 +189,7 @@ func (m *Manager) planNode(ctx context.Context, n Node, do *Doer) (*nodePlanner,
 // takeTurn fetches what the turn needs, waits for it, and takes it. The first turn
 // that fails is the last one of this process: whoever comes after it stays as it is.
 func (m *Manager) takeTurn(ctx context.Context, p *nodePlanner, t turn, comer *roll.Comer) error {
-	n, key := p.n, p.n.Cluster.own("")
+	n, key := p.n, p.n.Cluster.queue()
 	if err := engine.Run(ctx, p.stage(t), m.Observe); err != nil {
 		m.Queues.Halt(key, fmt.Errorf("fetching packages on %s failed", n.Target.Name))
 		return err
@@ -492,7 +492,7 @@ func (m *Manager) DestroyNode(ctx context.Context, n Node, purge bool) error {
 	if err != nil {
 		return err
 	}
-	leave, err := m.Queues.Enter(ctx, n.Cluster.own(""), n.Name, func(ctx context.Context) int { return leaderLast(ctx, do, n) })
+	leave, err := m.Queues.Enter(ctx, n.Cluster.queue(), n.Name, func(ctx context.Context) int { return leaderLast(ctx, do, n) })
 	if err != nil {
 		return err
 	}

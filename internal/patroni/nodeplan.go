@@ -41,12 +41,12 @@ func newNodePlanner(n Node, f NodeFacts, k *Known, etcdAuthority []byte, now tim
 		}
 	}
 	if k == nil {
-		p.authority = f.Facts.Path(n.Cluster.AuthorityPath()).Content
+		p.authority, p.trusted = pki.Split(f.Facts.Path(n.Cluster.AuthorityPath()).Content)
 		if len(etcdAuthority) == 0 {
 			p.etcdAuthority = f.Facts.Path(n.Cluster.etcdAuthorityPath()).Content
 		}
 	} else {
-		p.authority = k.Authority
+		p.authority, p.trusted = k.Authority, k.Trusted
 	}
 	return p, nil
 }
@@ -184,6 +184,7 @@ type nodePlanner struct {
 	f             NodeFacts
 	k             *Known
 	authority     []byte
+	trusted       []byte // besides the cluster's authority
 	etcdAuthority []byte
 	now           time.Time
 	do            *Doer
@@ -453,7 +454,7 @@ func (p *nodePlanner) holds(hold []string) (plan engine.Plan) {
 // to be reloaded for it.
 func (p *nodePlanner) certificates() (plan engine.Plan, renewed bool) {
 	n, f, do := p.n, p.f, p.do
-	trusted := []remote.File{{Path: n.Cluster.AuthorityPath(), Content: p.authority}}
+	trusted := []remote.File{n.Cluster.trustedFile(p.authority, p.trusted)}
 	if n.Cluster.Etcd.IssuesForPatroni() {
 		trusted = append(trusted, remote.File{Path: n.Cluster.etcdAuthorityPath(), Content: p.etcdAuthority})
 	}

@@ -155,6 +155,11 @@ func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) 
 		r.next = *k.Next
 	} else {
 		r.next = s.next(*k.Secrets)
+		if k.Standby() != nil {
+			// The roles' passwords are rows of the data, which come from the primary site;
+			// its replication gives them to this cluster.
+			r.next.Superuser, r.next.Replication, r.next.Rewind = k.Secrets.Superuser, k.Secrets.Replication, k.Secrets.Rewind
+		}
 	}
 	names := sortedKeys(k.Nodes)
 	facts, errs := make([]*remote.Facts, len(names)), make([]error, len(names))

@@ -41,7 +41,7 @@ func (d *Doer) secretFiles(ctx context.Context, n Node, paths ...string) ([][]by
 // already is left alone, so that nothing is written to the log that replicas
 // follow.
 func (d *Doer) setRoles(ctx context.Context, c Cluster, passwords map[string]string) error {
-	if len(passwords) == 0 {
+	if len(passwords) == 0 || d.Known.Standby() != nil { // a standby has its roles from its primary
 		return nil
 	}
 	n, err := d.leading(ctx, c)

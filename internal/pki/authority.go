@@ -351,3 +351,13 @@ func Promote(ctx context.Context, h host.Host, current, next, old Authority) err
 	_, err := h.Run(ctx, host.Cmd{Name: "ca.promote", Script: script("ca_promote"), Args: []string{current.Path(), next.Path(), old.Path()}})
 	return err
 }
+
+// Split takes the first certificate of a PEM text apart from the others, each as PEM.
+func Split(text []byte) (first, rest []byte) {
+	block, rest := pem.Decode(text)
+	if block == nil {
+		return text, nil
+	}
+	first = pem.EncodeToMemory(block)
+	return first, Bundle(rest)
+}

@@ -27,6 +27,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/tf/citusgroup"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/clusterdata"
 	credentialsephemeral "github.com/pgha/terraform-provider-pgha/internal/tf/credentials"
+	"github.com/pgha/terraform-provider-pgha/internal/tf/crossdc"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/dnsrecord"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcdcluster"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/etcddefragment"
@@ -63,11 +64,11 @@ func (p *pgha) Metadata(_ context.Context, _ provider.MetadataRequest, resp *pro
 }
 
 func (p *pgha) Resources(context.Context) []func() resource.Resource {
-	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New, citusgroup.New, vip.New, dnsrecord.New}
+	return []func() resource.Resource{hostresource.New, etcdcluster.New, patronicluster.New, patroninode.New, citusgroup.New, vip.New, dnsrecord.New, crossdc.New}
 }
 
 func (p *pgha) DataSources(context.Context) []func() datasource.DataSource {
-	return []func() datasource.DataSource{clusterdata.New, citusdata.New, etcdstatus.New, hostresource.NewFacts, upgradeplan.New}
+	return []func() datasource.DataSource{clusterdata.New, citusdata.New, etcdstatus.New, hostresource.NewFacts, upgradeplan.New, crossdc.NewData}
 }
 
 func (p *pgha) EphemeralResources(context.Context) []func() ephemeral.EphemeralResource {

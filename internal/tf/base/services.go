@@ -78,7 +78,7 @@ func (s *Services) PlanRollout(c patroni.Cluster, r *patroni.Rollout) {
 	if s.rollouts == nil {
 		s.rollouts = map[string]*patroni.Rollout{}
 	}
-	s.rollouts[c.Etcd.Name+c.Prefix()] = r
+	s.rollouts[c.Etcd.Key()+c.Prefix()] = r
 }
 
 // PlannedRollout is the policy that was planned for a cluster in this process, nil if
@@ -86,7 +86,7 @@ func (s *Services) PlanRollout(c patroni.Cluster, r *patroni.Rollout) {
 func (s *Services) PlannedRollout(c patroni.Cluster) *patroni.Rollout {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.rollouts[c.Etcd.Name+c.Prefix()]
+	return s.rollouts[c.Etcd.Key()+c.Prefix()]
 }
 
 // etcdEntry is one cluster's client, opened once for the whole process.

@@ -1,0 +1,481 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
+	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
+	"github.com/pgha/terraform-provider-pgha/lab/labtest"
+)
+
+// crossSite is several datacenters, each with an etcd and a cluster of its own.
+type crossSite struct {
+	*site
+	nodes   map[string][]string // hosts with a node, by datacenter
+	etcd    map[string][]string // hosts with a member of etcd
+	primary string
+	patroni string
+	more    string // further attributes of the replication
+}
+
+func newCrossSite(t *testing.T, patroni string) *crossSite {
+	t.Helper()
+	cli.Binary(t)
+	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{
+		{Name: "dc1", Hosts: []string{"a1", "a2", "a3"}}, {Name: "dc2", Hosts: []string{"b1", "b2", "b3"}},
+	}})
+	if err := lab.Latency(t.Context(), "dc2", 15*time.Millisecond, 2*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	s := &crossSite{
+		site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, primary: "dc1",
+		nodes: map[string][]string{"dc1": {"a1", "a2", "a3"}, "dc2": {"b1", "b2"}},
+		etcd:  map[string][]string{"dc1": {"a1", "a2", "a3"}, "dc2": {"b1", "b2", "b3"}},
+	}
+	switch patroni {
+	case "oldest":
+		s.patroni = s.oldest("patroni")
+	case "newest":
+		s.patroni = s.newest("patroni")
+	}
+	return s
+}
+
+func (s *crossSite) configure() {
+	s.t.Helper()
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("terraform {\n  required_providers {\n    pgha = { source = \"pgha/pgha\" }\n  }\n}")
+	p("provider \"pgha\" {\n  on_unreachable = \"keep\"\n}")
+	p("variable \"primary_site\" {\n  default = %q\n}", s.primary)
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		p("locals {\n  %s = {", dc)
+		for _, h := range s.etcd[dc] {
+			p("    %s = %q", h, s.lab.Host(h).Addr)
+		}
+		p("  }\n}")
+		p(`resource "pgha_host" %[1]q {
+  for_each  = local.%[1]s
+  name      = each.key
+  address   = each.value
+  time_sync = "off"
+}
+resource "pgha_etcd_cluster" %[1]q {
+  name    = "dcs"
+  version = %[2]q
+  members = { for name in keys(local.%[1]s) : name => { host = pgha_host.%[1]s[name].access } }
+  deletion_protection = false
+  on_destroy = "purge"
+}
+resource "pgha_patroni_cluster" %[1]q {
+  scope            = "main"
+  etcd             = pgha_etcd_cluster.%[1]s.access
+  allowed_networks = ["10.0.0.0/8"]
+  synchronous_mode = "quorum"
+  failure_detection = "fast"
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" } }
+  deletion_protection = false
+  on_destroy = "purge"
+}
+resource "pgha_patroni_node" %[1]q {
+  for_each   = toset([%[3]s])
+  cluster    = pgha_patroni_cluster.%[1]s.membership
+  host       = pgha_host.%[1]s[each.key].access
+  name       = each.key
+  versions   = { postgresql = %[4]q, patroni = %[5]q }
+  on_destroy = "purge"
+  depends_on = [pgha_cross_dc_replication.main]
+}`, dc, s.oldest("etcd-server"), quotedList(s.nodes[dc]), s.oldest(s.server()), s.patroni)
+	}
+	p("resource \"pgha_cross_dc_replication\" \"main\" {\n  name    = \"main\"\n  primary = var.primary_site\n  %s\n  sites = {", s.more)
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		p("    %[1]s = { clusters = [{ cluster = pgha_patroni_cluster.%[1]s.membership, hosts = [for n in [%[2]s] : local.%[1]s[n]] }] }", dc, quotedList(s.nodes[dc]))
+	}
+	p("  }\n}")
+	p("output \"ca\" { value = \"${pgha_patroni_cluster.dc1.ca_certificate}${pgha_patroni_cluster.dc2.ca_certificate}\" }")
+	p("output \"generation\" { value = pgha_cross_dc_replication.main.generation }")
+	s.Write("main.tf", b.String())
+}
+
+// writes starts a writer that finds the primary, in whichever datacenter.
+func (s *crossSite) writes() *writer.Writer {
+	s.t.Helper()
+	s.app(s.leaderOf(s.primary))
+	c := s.writerConfig()
+	c.Hosts = nil
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		for _, h := range s.nodes[dc] {
+			c.Hosts = append(c.Hosts, s.lab.Host(h).Addr)
+		}
+	}
+	return writer.Start(s.t, c)
+}
+
+// leaderOf is the node that leads in a datacenter, as a primary or as a standby.
+func (s *crossSite) leaderOf(dc string) string {
+	s.t.Helper()
+	name := ""
+	s.eventually("a leader in "+dc, time.Minute, func(ctx context.Context) (bool, string) {
+		for _, h := range s.nodes[dc] {
+			list, err := s.list(ctx, h)
+			if err != nil {
+				continue
+			}
+			for _, m := range list {
+				if m.Role == "Leader" || m.Role == "Standby Leader" {
+					name = m.Member
+				}
+			}
+			return name != "", fmt.Sprint(list)
+		}
+		return false, "nobody answers"
+	})
+	return name
+}
+
+// is checks, with what the servers themselves say, that one datacenter takes writes, and
+// that all nodes of the other one stream, its leader from a server of the first.
+func (s *crossSite) is(t *testing.T, primary string) {
+	t.Helper()
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		leader := s.leaderOf(dc)
+		for _, h := range s.nodes[dc] {
+			recovery := s.sql(h, "select pg_is_in_recovery()")
+			if want := map[bool]string{true: "f", false: "t"}[dc == primary && h == leader]; recovery != want {
+				t.Errorf("%s of %s is in recovery: %s; %s is the primary", h, dc, recovery, primary)
+			}
+			if recovery == "f" {
+				continue
+			}
+			from := ""
+			s.eventually(h+" to stream", time.Minute, func(context.Context) (bool, string) {
+				from = s.sql(h, "select sender_host from pg_stat_wal_receiver where status = 'streaming'")
+				return from != "", "it does not"
+			})
+			want := leader
+			if h == leader {
+				want = s.leaderOf(primary)
+			}
+			if from != s.lab.Host(want).Addr {
+				t.Errorf("%s streams from %s, not from %s (%s)", h, from, want, s.lab.Host(want).Addr)
+			}
+		}
+	}
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		for _, h := range s.nodes[dc] {
+			want := ""
+			if dc == primary {
+				want = "pgha_site_" + map[string]string{"dc1": "dc2", "dc2": "dc1"}[dc]
+			}
+			s.eventually("the slots of "+h, time.Minute, func(context.Context) (bool, string) {
+				got := s.sql(h, "select coalesce(string_agg(slot_name, ','), '') from pg_replication_slots where slot_name like 'pgha_site%'")
+				return got == want, fmt.Sprintf("%q, want %q", got, want)
+			})
+		}
+	}
+}
+
+// moves applies with another primary.
+func (s *crossSite) moves(t *testing.T, to string) {
+	t.Helper()
+	s.primary = to
+	s.Apply(t.Context(), "-var", "primary_site="+to)
+}
+
+// The primary moves between datacenters and nothing is lost: with a Patroni that stops a
+// primary cleanly by itself, and with one that would crash it.
+func TestCrossDC(t *testing.T) {
+	turn(t)
+	crossDC(t, "newest")
+}
+
+func TestCrossDCOldPatroni(t *testing.T) {
+	turn(t)
+	crossDC(t, "oldest")
+}
+
+func crossDC(t *testing.T, patroni string) {
+	s := newCrossSite(t, patroni)
+	ctx := t.Context()
+	s.configure()
+	s.Apply(ctx)
+	s.NoChanges(ctx)
+	s.is(t, "dc1")
+	w := s.writes()
+	both := s.watch(t)
+	rounds := 1
+	if exhaustive() {
+		rounds = 5
+	}
+	for range rounds {
+		for _, to := range []string{"dc2", "dc1"} {
+			has(t, s.Plan(ctx, "-var", "primary_site="+to), "Applying this moves the primary from site "+otherDC(to)+" to site "+to, "No acknowledged row is lost")
+			w.TakeGap()
+			s.moves(t, to)
+			t.Logf("the primary moved to %s: nobody wrote for %s", to, w.TakeGap())
+			s.is(t, to)
+			s.NoChanges(ctx, "-var", "primary_site="+to)
+		}
+	}
+	run := func(name string, f func(t *testing.T)) {
+		if !t.Failed() {
+			t.Run(name, f)
+		}
+	}
+	run("killed", func(t *testing.T) { s.killedMoves(t) })
+	run("taken back", func(t *testing.T) { s.givenUpMove(t) })
+	run("partition", func(t *testing.T) { s.apart(t, w) })
+	run("behind the slot", func(t *testing.T) { s.behindSlot(t, w) })
+	both()
+	w.Check(t)
+	if patroni == "newest" {
+		run("lost", func(t *testing.T) { s.lostSite(t) })
+	}
+}
+
+func otherDC(dc string) string { return map[string]string{"dc1": "dc2", "dc2": "dc1"}[dc] }
+
+// only are an apply's arguments for the replication alone.
+func (s *crossSite) only(primary string) []string {
+	return []string{"-refresh=false", "-target=pgha_cross_dc_replication.main", "-var", "primary_site=" + primary}
+}
+
+// watch looks, until what it returns is called, whether servers of both datacenters take
+// writes at the same time, and fails the test if they ever do.
+func (s *crossSite) watch(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cfg := s.writerConfig()
+	var looks int
+	var done sync.WaitGroup
+	done.Go(func() {
+		conns := map[string]*pgx.Conn{}
+		writable := func(h string) bool {
+			short, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			if conns[h] == nil {
+				c := cfg
+				c.Hosts = []string{s.lab.Host(h).Addr}
+				conn, err := writer.ConnectTo(short, c, nil)
+				if err != nil {
+					return false
+				}
+				conns[h] = conn
+			}
+			var recovery bool
+			if err := conns[h].QueryRow(short, "select pg_is_in_recovery()").Scan(&recovery); err != nil {
+				_ = conns[h].Close(context.Background())
+				conns[h] = nil
+				return false
+			}
+			return !recovery
+		}
+		for ctx.Err() == nil {
+			for _, a := range s.nodes["dc1"] {
+				for _, b := range s.nodes["dc2"] {
+					if writable(a) && writable(b) && writable(a) {
+						t.Errorf("%s and %s take writes at the same time", a, b)
+						return
+					}
+				}
+			}
+			looks++
+			time.Sleep(10 * time.Millisecond) // it is to look, and not to load the servers
+		}
+		for _, c := range conns {
+			if c != nil {
+				_ = c.Close(context.Background())
+			}
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+		t.Logf("looked %d times whether both datacenters take writes", looks)
+	}
+}
+
+// killedMoves kills moves at every step, and takes them up again.
+func (s *crossSite) killedMoves(t *testing.T) {
+	k := &killer{site: s.site, inside: []string{"crossdc.demote", "crossdc.received", "crossdc.promote", "crossdc.streams"}}
+	k.few("in crossdc.demote", "crossdc.demote", "crossdc.received", "in crossdc.promote", "crossdc.promote", "crossdc.note")
+	for i, to := range []string{"dc2", "dc1"} {
+		k.hard = uint32(i)
+		k.sweep(t, "apply", s.only(to)...)
+		s.primary = to
+		s.is(t, to)
+	}
+	s.configure()
+	s.NoChanges(t.Context())
+}
+
+// givenUpMove kills a move when the old site has stopped taking writes, and applies with the
+// old site as the primary.
+func (s *crossSite) givenUpMove(t *testing.T) {
+	ctx := t.Context()
+	s.killedAt(ctx, "crossdc.demote", s.only("dc2")...)
+	has(t, s.Plan(ctx), "A move of the primary from dc1 to dc2 was cut off")
+	s.unlocked(ctx)
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+	// An interrupt takes it back by itself.
+	r := s.begin(ctx, "apply", s.only("dc2")...)
+	r.await(t, "crossdc.received")
+	r.kill(syscall.SIGINT)
+	if code, out := r.end(); code == 0 || !strings.Contains(out, "which takes writes as before") {
+		if !strings.Contains(out, "is being promoted") { // it was quicker
+			t.Errorf("an interrupted move: %d\n%s", code, out)
+		}
+		s.unlocked(ctx)
+	}
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+}
+
+// apart cuts the datacenters off from each other: nobody is promoted, a move is refused, and
+// what was written meanwhile arrives afterwards.
+func (s *crossSite) apart(t *testing.T, w *writer.Writer) {
+	ctx := t.Context()
+	if err := s.lab.Partition(ctx, "dc2"); err != nil {
+		t.Fatal(err)
+	}
+	healed := false
+	defer func() {
+		if !healed {
+			_ = s.lab.Heal(context.WithoutCancel(ctx), "dc2")
+		}
+	}()
+	s.writesFor(w, 15*time.Second, "while the datacenters are apart")
+	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "What speaks against it now", "does not stream")
+	o := s.TryApply(ctx, s.only("dc2")...)
+	if o.Code == 0 {
+		t.Error("the primary moved to a datacenter that is cut off")
+	}
+	has(t, o, "see whether the primary can move from dc1 to dc2", "does not stream", "site dc1 takes writes")
+	for _, h := range s.nodes["dc2"] {
+		if got := s.sql(h, "select pg_is_in_recovery()"); got != "t" {
+			t.Errorf("%s was promoted", h)
+		}
+	}
+	if err := s.lab.Heal(ctx, "dc2"); err != nil {
+		t.Fatal(err)
+	}
+	healed = true
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+}
+
+// behindSlot has the other datacenter miss more WAL than its slot keeps.
+func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
+	ctx := t.Context()
+	if err := s.lab.Partition(ctx, "dc2"); err != nil {
+		t.Fatal(err)
+	}
+	healed := false
+	defer func() {
+		if !healed {
+			_ = s.lab.Heal(context.WithoutCancel(ctx), "dc2")
+		}
+	}()
+	leader := s.leaderOf("dc1")
+	for range 6 {
+		s.sql(leader, "select count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) from generate_series(1, 80)")
+		s.sql(leader, "checkpoint")
+	}
+	s.eventually("the WAL to go", 2*time.Minute, func(context.Context) (bool, string) {
+		s.sql(leader, "select pg_switch_wal()")
+		s.sql(leader, "checkpoint")
+		got := s.sql(leader, "select coalesce((select wal_status from pg_replication_slots where slot_name = 'pgha_site_dc2'), 'gone')")
+		return got == "lost" || got == "gone", got
+	})
+	if err := s.lab.Heal(ctx, "dc2"); err != nil {
+		t.Fatal(err)
+	}
+	healed = true
+	s.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
+		o := s.Plan(ctx)
+		return o.Contains("clone it anew"), o.Text
+	})
+	s.Apply(ctx)
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+	s.writesFor(w, 3*time.Second, "after dc2 was cloned again")
+}
+
+// lostSite loses the datacenter that takes writes, gives it up, and takes it in again.
+func (s *crossSite) lostSite(t *testing.T) {
+	ctx := t.Context()
+	hosts := s.etcd["dc1"]
+	w := s.writes()
+	time.Sleep(2 * time.Second) // rows that are lost, or not
+	if err := s.lab.Kill(ctx, hosts...); err != nil {
+		t.Fatal(err)
+	}
+	o := s.TryApply(ctx, s.only("dc2")...)
+	if o.Code == 0 {
+		t.Fatal("a planned move went on without the primary's datacenter")
+	}
+	has(t, o, "set failover = \"forced\"")
+	s.more = `failover = "forced"`
+	s.configure()
+	o = s.TryApply(ctx, s.only("dc2")...)
+	if o.Code == 0 {
+		t.Fatal("a datacenter was given up without anybody having accepted that")
+	}
+	has(t, o, "what site dc1 has and site dc2 does not is lost by this", "its last commit is")
+	_, token, found := strings.Cut(o.Text, "accept_data_loss = \"")
+	token, _, _ = strings.Cut(token, "\"")
+	if !found || !strings.HasPrefix(token, "dc1@") {
+		t.Fatalf("the refusal does not say what to accept:\n%s", o.Text)
+	}
+	s.more = `failover = "forced"
+  accept_data_loss = "` + token + `"`
+	s.primary = "dc2"
+	s.configure()
+	has(t, s.Plan(ctx), "Applying this gives site dc1 up", "A node that cannot be reached may go on taking writes")
+	s.Apply(ctx)
+	var addresses []string
+	for _, h := range s.nodes["dc2"] {
+		addresses = append(addresses, s.lab.Host(h).Addr)
+	}
+	lost, acked := w.Lost(t)
+	t.Logf("%d of %d acknowledged rows were lost with dc1", lost, acked)
+	if lost > 150 { // three seconds of them: the sites are 30 ms apart
+		t.Errorf("%d rows of %d are lost", lost, acked)
+	}
+	if got := s.sql(s.leaderOf("dc2"), "select pg_is_in_recovery()"); got != "f" {
+		t.Fatal("dc2 does not take writes")
+	}
+	c := w.Config()
+	c.Hosts, c.Table = addresses, "afterwards"
+	after := writer.Start(t, c)
+	s.more = ""
+	s.configure()
+	// It comes back as it was: as a primary, since nobody could tell it.
+	if err := s.lab.Start(ctx, hosts...); err != nil {
+		t.Fatal(err)
+	}
+	s.leaderOf("dc1")
+	s.eventually("dc1 to take writes again", 2*time.Minute, func(ctx context.Context) (bool, string) {
+		out, _ := s.lab.SSH(ctx, s.leaderOf("dc1"), "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()'")
+		return strings.TrimSpace(out) == "f", out
+	})
+	has(t, s.Plan(ctx), "SPLIT BRAIN in the replication main", "site dc1 is back, which was given up", "diverged at")
+	s.Apply(ctx)
+	s.is(t, "dc2")
+	s.NoChanges(ctx)
+	s.moves(t, "dc1")
+	s.is(t, "dc1")
+	after.CheckAt(t, append(addresses, s.lab.Host("a1").Addr, s.lab.Host("a2").Addr, s.lab.Host("a3").Addr))
+}

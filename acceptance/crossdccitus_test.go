@@ -1,0 +1,232 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
+	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
+	"github.com/pgha/terraform-provider-pgha/lab/labhost"
+	"github.com/pgha/terraform-provider-pgha/lab/labtest"
+)
+
+// crossFormation is a Citus formation in two datacenters: a coordinator and two groups of
+// workers in each, one host for each of them.
+type crossFormation struct {
+	*site
+	hosts   map[string][]string // by datacenter, in the order of the groups
+	primary string
+	more    string
+}
+
+func (f *crossFormation) configure() {
+	f.t.Helper()
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("terraform {\n  required_providers {\n    pgha = { source = \"pgha/pgha\" }\n  }\n}\nprovider \"pgha\" {\n  on_unreachable = \"keep\"\n}")
+	p("variable \"primary_site\" {\n  default = %q\n}\nlocals {\n  hosts = {", f.primary)
+	for _, dc := range []string{"dc1", "dc2"} {
+		for g, h := range f.hosts[dc] {
+			p("    %s = { site = %q, group = %d, address = %q }", h, dc, g, f.lab.Host(h).Addr)
+		}
+	}
+	p(`  }
+  groups = { for pair in setproduct(["dc1", "dc2"], [0, 1, 2]) : "${pair[0]}/${pair[1]}" => { site = pair[0], group = pair[1] } }
+}
+resource "pgha_host" "db" {
+  for_each  = local.hosts
+  name      = each.key
+  address   = each.value.address
+  time_sync = "off"
+}
+resource "pgha_etcd_cluster" "dcs" {
+  for_each = toset(["dc1", "dc2"])
+  name     = "dcs"
+  version  = %[1]q
+  members  = { for name, h in local.hosts : name => { host = pgha_host.db[name].access } if h.site == each.key }
+  deletion_protection = false
+  on_destroy = "purge"
+}
+resource "pgha_patroni_cluster" "group" {
+  for_each         = local.groups
+  scope            = "shop"
+  citus            = { group = each.value.group, database = "shop" }
+  etcd             = pgha_etcd_cluster.dcs[each.value.site].access
+  allowed_networks = ["10.0.0.0/8"]
+  failure_detection = "fast"
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "1GB" } }
+  rollout          = { allow_downtime = true }
+  deletion_protection = false
+  on_destroy = "purge"
+}
+resource "pgha_cross_dc_replication" "shop" {
+  name    = "shop"
+  primary = var.primary_site
+  %[5]s
+  sites = { for site in ["dc1", "dc2"] : site => {
+    clusters = [for g in [0, 1, 2] : {
+      cluster = pgha_patroni_cluster.group["${site}/${g}"].membership
+      hosts   = [for h in local.hosts : h.address if h.site == site && h.group == g]
+    }]
+  } }
+}
+resource "pgha_patroni_node" "db" {
+  for_each   = local.hosts
+  cluster    = pgha_patroni_cluster.group["${each.value.site}/${each.value.group}"].membership
+  host       = pgha_host.db[each.key].access
+  name       = each.key
+  versions   = { postgresql = %[2]q, patroni = %[3]q, citus = %[4]q }
+  on_destroy = "purge"
+  depends_on = [pgha_cross_dc_replication.shop]
+}
+data "pgha_cross_dc_replication" "shop" {
+  name       = "shop"
+  sites      = pgha_cross_dc_replication.shop.sites
+  depends_on = [pgha_patroni_node.db]
+}
+output "table" { value = data.pgha_cross_dc_replication.shop.table }
+output "ca" { value = "${pgha_patroni_cluster.group["dc1/0"].ca_certificate}${pgha_patroni_cluster.group["dc2/0"].ca_certificate}" }`,
+		f.oldest("etcd-server"), f.oldest("postgresql-17"), f.newest("patroni"), f.oldest("postgresql-17-citus"), f.more)
+	f.Write("main.tf", b.String())
+}
+
+// shop runs a statement on a datacenter's coordinator.
+func (f *crossFormation) shop(dc, statement string) string {
+	f.t.Helper()
+	return f.on(f.hosts[dc][0], "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
+}
+
+// is checks that one datacenter takes writes, with its own workers alone in the metadata, and
+// that each server of the other streams from its counterpart.
+func (f *crossFormation) is(t *testing.T, primary string) {
+	t.Helper()
+	for dc, hosts := range f.hosts {
+		for g, h := range hosts {
+			want := map[bool]string{true: "f", false: "t"}[dc == primary]
+			if got := f.sql(h, "select pg_is_in_recovery()"); got != want {
+				t.Errorf("%s of %s is in recovery: %s; %s is the primary", h, dc, got, primary)
+			}
+			if dc == primary {
+				continue
+			}
+			f.eventually(h+" to stream", 2*time.Minute, func(context.Context) (bool, string) {
+				from := f.sql(h, "select sender_host from pg_stat_wal_receiver where status = 'streaming'")
+				return from == f.lab.Host(f.hosts[primary][g]).Addr, from
+			})
+		}
+	}
+	f.eventually("the metadata", time.Minute, func(context.Context) (bool, string) {
+		got := f.shop(primary, "select string_agg(nodename, ',' order by groupid) from pg_dist_node where isactive and metadatasynced")
+		var want []string
+		for _, h := range f.hosts[primary] {
+			want = append(want, f.lab.Host(h).Addr)
+		}
+		return got == strings.Join(want, ","), got
+	})
+	if got := f.shop(primary, "select count(*) from pg_prepared_xacts"); got != "0" {
+		t.Errorf("%s prepared transactions are left", got)
+	}
+}
+
+// All groups of a formation move together, and the metadata comes with them.
+func TestCrossDCCitus(t *testing.T) {
+	turn(t)
+	cli.Binary(t)
+	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{
+		{Name: "dc1", Hosts: []string{"a0", "a1", "a2"}}, {Name: "dc2", Hosts: []string{"b0", "b1", "b2"}},
+	}})
+	if have, err := lab.Versions("postgresql-17-citus"); err != nil || len(have) == 0 {
+		t.Skipf("SKIPPED: Citus is in no registry, and not in lab/extra-debs (CONTRIBUTING.md): %v", err)
+	}
+	ctx := t.Context()
+	if err := lab.Latency(ctx, "dc2", 15*time.Millisecond, 2*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	f := &crossFormation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, primary: "dc1", hosts: map[string][]string{"dc1": {"a0", "a1", "a2"}, "dc2": {"b0", "b1", "b2"}}}
+	f.configure()
+	f.Apply(ctx)
+	f.NoChanges(ctx)
+	f.is(t, "dc1")
+	f.shop("dc1", "create table orders (id bigint primary key, what text)")
+	f.shop("dc1", "select create_distributed_table('orders', 'id')")
+	f.shop("dc1", "create table written (id bigint primary key, at timestamptz not null default now())")
+	f.shop("dc1", "select create_distributed_table('written', 'id')")
+	f.shop("dc1", "insert into orders select n, 'x' from generate_series(1, 10000) n")
+	f.app("a0")
+	c := f.writerConfig()
+	c.Database, c.Hosts = "shop", []string{lab.Host("a0").Addr, lab.Host("b0").Addr}
+	w := writer.Start(t, c)
+	for _, to := range []string{"dc2", "dc1"} {
+		w.TakeGap()
+		f.primary = to
+		f.Apply(ctx, "-var", "primary_site="+to)
+		t.Logf("the primary moved to %s: nobody wrote for %s", to, w.TakeGap())
+		f.is(t, to)
+		if got := f.shop(to, "select count(*), sum(id) from orders"); got != "10000|50005000" {
+			t.Errorf("orders in %s: %s", to, got)
+		}
+		f.NoChanges(ctx, "-var", "primary_site="+to)
+	}
+	k := &killer{site: f.site, inside: []string{"crossdc.promote"}}
+	k.few("crossdc.demote", "in crossdc.promote", "crossdc.promote")
+	k.sweep(t, "apply", "-refresh=false", "-target=pgha_cross_dc_replication.shop", "-var", "primary_site=dc2")
+	f.is(t, "dc2")
+	w.Check(t)
+	if got := f.shop("dc2", "select count(*), sum(id) from orders"); got != "10000|50005000" {
+		t.Errorf("orders after killed moves: %s", got)
+	}
+	t.Run("lost", func(t *testing.T) { f.lost(t) })
+}
+
+// lost gives the datacenter up that takes writes, while it can be reached: its workers must
+// not get what is written to the other coordinator.
+func (f *crossFormation) lost(t *testing.T) {
+	ctx := t.Context()
+	f.primary = "dc2"
+	f.configure()
+	// Only the coordinator's host is lost.
+	if err := f.lab.Kill(ctx, "b0"); err != nil {
+		t.Fatal(err)
+	}
+	f.more = `failover = "forced"`
+	f.configure()
+	target := []string{"-refresh=false", "-target=pgha_cross_dc_replication.shop", "-var", "primary_site=dc1"}
+	o := f.TryApply(ctx, target...)
+	_, token, _ := strings.Cut(o.Text, "accept_data_loss = \"")
+	token, _, _ = strings.Cut(token, "\"")
+	if o.Code == 0 || !strings.HasPrefix(token, "dc2@") {
+		t.Fatalf("the refusal does not say what to accept:\n%s", o.Text)
+	}
+	f.more += "\n  accept_data_loss = \"" + token + "\""
+	f.configure()
+	f.Apply(ctx, target...)
+	f.primary = "dc1"
+	f.eventually("the metadata", time.Minute, func(context.Context) (bool, string) {
+		got := f.shop("dc1", "select string_agg(nodename, ',' order by groupid) from pg_dist_node")
+		return !strings.Contains(got, f.lab.Host("b1").Addr) && !strings.Contains(got, f.lab.Host("b0").Addr), got
+	})
+	f.shop("dc1", "insert into orders select n, 'after' from generate_series(20001, 21000) n")
+	for _, h := range []string{"b1", "b2"} {
+		if out := f.on(h, "systemctl is-active patroni || true; pgrep -c postgres || true"); !strings.HasPrefix(out, "inactive") {
+			t.Errorf("%s was not fenced: %s", h, out)
+		}
+	}
+	if out := f.on("a0", "ip route show type unreachable"); out != "" {
+		t.Errorf("a0 is still cut off: %s", out)
+	}
+	f.more = ""
+	f.configure()
+	if err := f.lab.Start(ctx, "b0"); err != nil {
+		t.Fatal(err)
+	}
+	f.on("b0", "true")
+	f.Apply(ctx)
+	f.is(t, "dc1")
+	f.NoChanges(ctx)
+	if got := f.shop("dc1", "select count(*) from orders"); got != "11000" {
+		t.Errorf("orders: %s", got)
+	}
+}

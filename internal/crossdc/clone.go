@@ -1,0 +1,157 @@
+package crossdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
+	"github.com/pgha/terraform-provider-pgha/internal/patroni"
+	"github.com/pgha/terraform-provider-pgha/internal/wait"
+)
+
+// oldestWAL is where the oldest segment begins that a server still has.
+const oldestWAL = "select min(('x' || substr(name, 9, 8))::bit(32)::bigint * 4294967296 + ('x' || substr(name, 17, 8))::bit(32)::bigint * (select setting::bigint from pg_settings where name = 'wal_segment_size')) " +
+	"from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'"
+
+// stale are the standby clusters that do not stream, and cannot any more: the servers that
+// they follow have thrown away WAL that they lack.
+func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*look, error) {
+	var list []*look
+	for _, name := range s.others(primary) {
+		if _, given := v.lost(name); given {
+			continue
+		}
+		for _, l := range v[name] {
+			if l.err != nil || !l.follows() || l.known.Leader == "" {
+				continue
+			}
+			st, answers := l.statuses[l.known.Leader]
+			if ok, _ := streams(st); ok || !answers {
+				continue
+			}
+			of := v[s.upstream(name, primary)][l.index]
+			up, _, ok := of.leader()
+			if !ok {
+				continue
+			}
+			rows, err := of.live.SQL(ctx, up, "wal", "postgres", oldestWAL)
+			if err != nil {
+				return nil, err
+			}
+			oldest, err := strconv.ParseInt(strings.Join(rows, ""), 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("what %s says about its WAL cannot be read: %w", up, err)
+			}
+			if has := max(st.XLog.Received, st.XLog.Replayed); has > 0 && has < oldest {
+				list = append(list, l)
+			}
+		}
+	}
+	return list, nil
+}
+
+// clones has standby clusters clone anew.
+func (m Manager) clones(s Spec, v view, stale []*look, primary string) engine.Plan {
+	var lanes []engine.Plan
+	for _, l := range stale {
+		st := l.statuses[l.known.Leader]
+		title := fmt.Sprintf("clone it anew: it has WAL up to %s, and site %s has thrown away what comes next (max_slot_wal_keep_size)",
+			patroni.FormatLSN(max(st.XLog.Received, st.XLog.Replayed)), s.upstream(l.site, primary))
+		lanes = append(lanes, engine.Sequence(l.step("clone", title, engine.Destructive, func(ctx context.Context) error {
+			return m.cloneSite(ctx, s, v, l, primary)
+		})))
+	}
+	return engine.Plan{}.ThenParallel(lanes...)
+}
+
+// cloneSite has a standby cluster clone anew: its leader the servers that it follows, and
+// then its other nodes that leader.
+func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary string) error {
+	k, err := l.live.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	l.known = k
+	up := s.upstream(l.site, primary)
+	member := s.Sites[up].Clusters[l.index]
+	leader := k.Leader
+	if leader == "" {
+		leader = slices.Sorted(maps.Keys(k.Nodes))[0]
+	}
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(k.Nodes)), func(name string) bool { return name == leader })
+	st, err := l.live.Status(ctx, leader)
+	if ok, _ := streams(st); err != nil || !ok {
+		// The others would lead meanwhile, with as little, and have it follow them.
+		for _, name := range others {
+			if err := l.live.StopPatroni(ctx, name); err != nil {
+				return err
+			}
+		}
+		if err := l.live.CloneLeader(ctx, leader, member.Hosts, member.Cluster.PostgresPort); err != nil {
+			return errors.Join(err, l.startAll(ctx))
+		}
+	}
+	bounded, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	err = wait.Until(bounded, m.Log, "a leader of "+l.name()+" that streams", time.Second, func(ctx context.Context) (bool, string, error) {
+		k, err := l.live.Refresh(ctx)
+		if err != nil || k.Leader == "" {
+			return false, "nobody leads", err
+		}
+		l.known = k
+		st, err := l.live.Status(ctx, k.Leader)
+		if err != nil {
+			return false, "", err
+		}
+		ok, why := streams(st)
+		return ok && !st.Primary(), k.Leader + ": " + why, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.startAll(ctx); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.known.Nodes)) {
+		if name == l.known.Leader {
+			continue
+		}
+		if err := m.streamsOrClones(ctx, l, name); err != nil {
+			return err
+		}
+	}
+	return m.following(ctx, v, l, primary)
+}
+
+// startAll starts Patroni on all nodes.
+func (l *look) startAll(ctx context.Context) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(l.known.Nodes)) {
+		errs = append(errs, l.live.StartPatroni(context.WithoutCancel(ctx), name))
+	}
+	return errors.Join(errs...)
+}
+
+// streamsOrClones gives a replica some time to follow its leader, and then has it clone that.
+func (m Manager) streamsOrClones(ctx context.Context, l *look, name string) error {
+	check := func(ctx context.Context) (bool, string, error) {
+		st, err := l.live.Status(ctx, name)
+		if err != nil {
+			return false, "", err
+		}
+		ok, why := patroni.Running(st)
+		return ok, why, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	if wait.Until(bounded, m.Log, name+" to follow", time.Second, check) == nil {
+		return nil
+	}
+	return l.live.CloneReplica(ctx, name)
+}
