@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	neturl "net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -48,6 +49,9 @@ type Spec struct {
 	// Generation is the first part of what tells an older writer from a newer one; the second
 	// is the timeline.
 	Generation int64
+	// Replication is the name of the replication between sites whose primary the name leads
+	// to: clusters of other sites have the same record then. Empty for a cluster's own.
+	Replication string
 	// Servers are HOST:PORT; the first takes updates, the others are looked at.
 	Servers []string
 	Key     Key
@@ -140,6 +144,8 @@ type record struct {
 	Member     string              `json:"member"`
 	Generation int64               `json:"generation"`
 	Targets    map[string][]string `json:"targets"`
+	// Mark is who the record belongs to, if that is not the owner alone.
+	Mark string `json:"mark,omitempty"`
 	follow.Owner
 }
 
@@ -179,6 +185,9 @@ func (s Spec) files(k patroni.Known, node string, targets map[string][]string) f
 	r := record{
 		Zone: s.Zone, Name: s.Name, Type: s.Type, TTL: s.TTL, Follow: s.Follow, Servers: s.Servers, Key: s.Key, Patroni: url, CAFile: cafile,
 		Member: node, Generation: s.Generation, Targets: targets, Owner: a.Owner(),
+	}
+	if s.Replication != "" {
+		r.Mark = "replication/" + neturl.PathEscape(s.Replication)
 	}
 	return a.Files(r, program, "DNS record "+a.Subject+" on the "+s.Follow+" of "+s.Cluster.Name(), `WatchdogSec=60
 CapabilityBoundingSet=

@@ -36,6 +36,7 @@ type Noted struct {
 	KeyName          string
 	Algorithm        string
 	Targets          map[string][]string
+	Replication      string `json:",omitempty"`
 }
 
 // Find is the spec of a record that etcd has noted.
@@ -58,11 +59,12 @@ func (m Manager) Find(ctx context.Context, c patroni.Cluster, name string) (Spec
 	return Spec{
 		Cluster: c, Zone: was.Zone, Name: was.Name, Type: was.Type, TTL: was.TTL, Generation: was.Generation, Follow: was.Follow, Servers: was.Servers,
 		Key: Key{Name: was.KeyName, Algorithm: was.Algorithm}, Targets: was.Targets, Nodes: follow.Sorted(n.Nodes),
+		Replication: was.Replication,
 	}, nil
 }
 
 func (s Spec) noted() Noted {
-	return Noted{s.Zone, s.Name, s.Type, s.TTL, s.Generation, s.Follow, s.Servers, s.Key.Name, s.Key.Algorithm, s.Targets}
+	return Noted{s.Zone, s.Name, s.Type, s.TTL, s.Generation, s.Follow, s.Servers, s.Key.Name, s.Key.Algorithm, s.Targets, s.Replication}
 }
 
 // view is what there is of a record on all hosts.
@@ -222,6 +224,9 @@ func (m Manager) verify(ctx context.Context, s Spec, v view) (warnings []string,
 		if err != nil {
 			return false, "", err
 		}
+		if k.Standby() != nil {
+			return true, "", nil // who writes it is in another site
+		}
 		n, ours := v.Nodes[k.Leader]
 		if !ours {
 			if k.Leader != "" {
@@ -364,8 +369,8 @@ func (m Manager) settled(ctx context.Context, s Spec, v view, o *Observed) error
 		wrong := ""
 		n, ours := v.Nodes[k.Leader]
 		switch {
-		case k.Leader == "":
-			return nil // nobody is to write
+		case k.Leader == "", k.Standby() != nil:
+			return nil // nobody is to write, or somebody in another site
 		case !ours:
 			wrong = k.Leader + " leads, and is not among the nodes"
 		default:
@@ -404,8 +409,13 @@ func (m Manager) settled(ctx context.Context, s Spec, v view, o *Observed) error
 
 // Destroy removes the record, if it is still the one that was made here, and its updaters.
 func (m Manager) Destroy(ctx context.Context, s Spec) error {
+	k, err := m.Known(ctx, s.Cluster)
+	if err != nil && !errors.Is(err, patroni.ErrNoCluster) {
+		return err
+	}
+	elsewhere := s.Replication != "" && k.Standby() != nil // it leads to another site, which goes on having it
 	return m.Manager.Destroy(ctx, s.agent(), s.Nodes, func(on []follow.Node) []engine.Step {
-		if len(on) == 0 {
+		if len(on) == 0 || elsewhere {
 			return nil
 		}
 		return []engine.Step{{ID: "dns.remove", Title: "remove " + s.agent().Subject + " from DNS, if it is ours", Risk: engine.Reload, Do: func(ctx context.Context) error {

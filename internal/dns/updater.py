@@ -152,7 +152,7 @@ def read_config(folder):
         servers = [endpoint(server) for server in c["servers"]]
         servers[0]
         return Config(dns.name.from_text(c["zone"]), dns.name.from_text(c["name"]), cname, int(c["ttl"]), follow, servers, key,
-                      c["patroni"].rstrip("/"), c.get("cafile", ""), c["uid"], int(c["generation"]), targets, c.get("member", ""), text)
+                      c["patroni"].rstrip("/"), c.get("cafile", ""), c.get("mark") or c["uid"], int(c["generation"]), targets, c.get("member", ""), text)
     except (ValueError, LookupError, TypeError, AttributeError, dns.exception.DNSException) as e:
         raise ValueError(f"{path} cannot be used: {e!r}") from e
 

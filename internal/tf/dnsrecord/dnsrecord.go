@@ -55,6 +55,7 @@ type model struct {
 	TTL        types.Int64    `tfsdk:"ttl"`
 	Follow     types.String   `tfsdk:"follow"`
 	Generation types.Int64    `tfsdk:"generation"`
+	Replicated types.String   `tfsdk:"replication"`
 	Servers    types.List     `tfsdk:"servers"`
 	Key        types.Object   `tfsdk:"key"`
 	Targets    types.Map      `tfsdk:"targets"`
@@ -122,6 +123,11 @@ func (r *recordResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
 				MarkdownDescription: "Raise it when the cluster's timeline has gone back, by a restore, a new database or another major version: a record of a higher timeline of the same generation is never overwritten. 1 by default.",
 				Validators:          []validator.Int64{int64validator.AtLeast(1)},
+			},
+			"replication": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "`id` of a `pgha_cross_dc_replication`: the name then leads to the primary of whichever site is the primary, and the clusters of all sites have a record of the same name, each its own resource with this attribute and with `generation` of the replication. Another one replaces the resource.",
+				Validators:          []validator.String{stringvalidator.LengthBetween(1, 60), validate.OneLine()}, PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
 			"servers": schema.ListAttribute{
 				Required: true, ElementType: types.StringType,
@@ -208,13 +214,13 @@ func (m model) names() (zone, name string, err error) {
 // spec is the record that the model describes. It returns false while that is not known.
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (dns.Spec, bool) {
 	c, ok := connattr.ClusterFrom(ctx, m.Cluster, diags)
-	for _, v := range []attr.Value{m.Nodes, m.Zone, m.Name, m.Type, m.TTL, m.Follow, m.Generation, m.Servers, m.Key, m.Targets} {
+	for _, v := range []attr.Value{m.Nodes, m.Zone, m.Name, m.Type, m.TTL, m.Follow, m.Generation, m.Replicated, m.Servers, m.Key, m.Targets} {
 		ok = ok && connattr.Known(v)
 	}
 	if !ok {
 		return dns.Spec{}, false
 	}
-	s := dns.Spec{Cluster: c, Type: m.Type.ValueString(), TTL: m.TTL.ValueInt64(), Follow: m.Follow.ValueString(), Generation: m.Generation.ValueInt64()}
+	s := dns.Spec{Cluster: c, Type: m.Type.ValueString(), TTL: m.TTL.ValueInt64(), Follow: m.Follow.ValueString(), Generation: m.Generation.ValueInt64(), Replication: m.Replicated.ValueString()}
 	var err error
 	if s.Zone, s.Name, err = m.names(); err != nil {
 		diags.AddAttributeError(path.Root("name"), "Name outside of the zone", err.Error()+".")

@@ -70,6 +70,9 @@ func (r *recordResource) ImportState(ctx context.Context, req resource.ImportSta
 	m.Zone, m.Name = types.StringValue(strings.TrimSuffix(s.Zone, ".")), types.StringValue(strings.TrimSuffix(s.Name, "."+s.Zone))
 	m.Type, m.TTL, m.Follow = types.StringValue(s.Type), types.Int64Value(s.TTL), types.StringValue(s.Follow)
 	m.Generation = types.Int64Value(s.Generation)
+	if s.Replication != "" {
+		m.Replicated = types.StringValue(s.Replication)
+	}
 	m.Key, d = types.ObjectValueFrom(ctx, keyTypes, keyModel{Name: types.StringValue(strings.TrimSuffix(s.Key.Name, ".")), Algorithm: types.StringValue(s.Key.Algorithm)})
 	diags.Append(d...)
 	if len(s.Targets) > 0 {
