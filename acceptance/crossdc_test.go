@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgha/terraform-provider-pgha/acceptance/bind"
 	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
 	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
@@ -22,11 +23,13 @@ import (
 // crossSite is several datacenters, each with an etcd and a cluster of its own.
 type crossSite struct {
 	*site
-	nodes   map[string][]string // hosts with a node, by datacenter
-	etcd    map[string][]string // hosts with a member of etcd
-	primary string
-	patroni string
-	more    string // further attributes of the replication
+	nodes    map[string][]string // hosts with a node, by datacenter
+	etcd     map[string][]string // hosts with a member of etcd
+	primary  string
+	patroni  string
+	more     string // further attributes of the replication
+	clusters string // of each cluster
+	newer    string // version of PostgreSQL in dc2, if that is another one
 }
 
 func newCrossSite(t *testing.T, patroni string) *crossSite {
@@ -65,6 +68,10 @@ func (s *crossSite) configure() {
 			p("    %s = %q", h, s.lab.Host(h).Addr)
 		}
 		p("  }\n}")
+		postgres := s.oldest(s.server())
+		if dc == "dc2" && s.newer != "" {
+			postgres = s.newer
+		}
 		p(`resource "pgha_host" %[1]q {
   for_each  = local.%[1]s
   name      = each.key
@@ -83,10 +90,12 @@ resource "pgha_patroni_cluster" %[1]q {
   etcd             = pgha_etcd_cluster.%[1]s.access
   allowed_networks = ["10.0.0.0/8"]
   synchronous_mode = "quorum"
+  rollout          = { allow_downtime = true }
   failure_detection = "fast"
   postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" } }
   deletion_protection = false
   on_destroy = "purge"
+  %[6]s
 }
 resource "pgha_patroni_node" %[1]q {
   for_each   = toset([%[3]s])
@@ -96,7 +105,7 @@ resource "pgha_patroni_node" %[1]q {
   versions   = { postgresql = %[4]q, patroni = %[5]q }
   on_destroy = "purge"
   depends_on = [pgha_cross_dc_replication.main]
-}`, dc, s.oldest("etcd-server"), quotedList(s.nodes[dc]), s.oldest(s.server()), s.patroni)
+}`, dc, s.oldest("etcd-server"), quotedList(s.nodes[dc]), postgres, s.patroni, s.clusters)
 	}
 	p("resource \"pgha_cross_dc_replication\" \"main\" {\n  name    = \"main\"\n  primary = var.primary_site\n  %s\n  sites = {", s.more)
 	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
@@ -240,6 +249,10 @@ func crossDC(t *testing.T, patroni string) {
 	both()
 	w.Check(t)
 	if patroni == "newest" {
+		run("addresses and a name", func(t *testing.T) { s.named(t) })
+		run("upgraded", func(t *testing.T) { s.upgradedStandby(t) })
+		run("other passwords", func(t *testing.T) { s.otherPasswords(t) })
+		run("imported", func(t *testing.T) { s.imported(t) })
 		run("lost", func(t *testing.T) { s.lostSite(t) })
 	}
 }
@@ -411,6 +424,143 @@ func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 	s.is(t, "dc1")
 	s.NoChanges(ctx)
 	s.writesFor(w, 3*time.Second, "after dc2 was cloned again")
+}
+
+// named has a virtual address in each datacenter, which only the primary's has, and one name
+// that leads to the primary in whichever.
+func (s *crossSite) named(t *testing.T) {
+	ctx := t.Context()
+	vips, err := s.lab.Versions("vip-manager2")
+	if err != nil || len(vips) == 0 {
+		t.Fatal(err, "the lab has no vip-manager2")
+	}
+	z := bind.Zone{
+		Name: "pg.test", Primary: "b3", Keys: []bind.Key{{Name: "pgha", Algorithm: "hmac-sha256", Secret: crossSecret}},
+		Policy: []string{"grant pgha name db.pg.test. A AAAA TXT"},
+	}
+	if err := z.Serve(ctx, s.lab); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	addresses := map[string]string{}
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		addresses[dc], _ = s.lab.VIP(dc, 1)
+		fmt.Fprintf(&b, `resource "pgha_vip" %[1]q {
+  cluster = pgha_patroni_cluster.%[1]s.membership
+  nodes   = { for name, node in pgha_patroni_node.%[1]s : name => node.id }
+  address = "%[2]s/24"
+  version = %[3]q
+}
+resource "pgha_dns_record" %[1]q {
+  cluster     = pgha_patroni_cluster.%[1]s.membership
+  nodes       = { for name, node in pgha_patroni_node.%[1]s : name => node.id }
+  zone        = "pg.test"
+  name        = "db"
+  servers     = [%[4]q]
+  key         = { name = "pgha", secret_wo = %[5]q, secret_wo_version = 1 }
+  replication = pgha_cross_dc_replication.main.id
+  generation  = pgha_cross_dc_replication.main.generation
+}
+`, dc, addresses[dc], strings.Split(vips[0], "-")[0], s.lab.Host("b3").Addr, crossSecret)
+	}
+	s.Write("names.tf", b.String())
+	s.Apply(ctx)
+	s.NoChanges(ctx)
+	resolver := bind.Resolver(s.lab, "b3")
+	leads := func(dc string) {
+		t.Helper()
+		leader := s.lab.Host(s.leaderOf(dc)).Addr
+		s.eventually("the name to lead to "+dc, time.Minute, func(ctx context.Context) (bool, string) {
+			got, err := resolver.LookupHost(ctx, "db.pg.test.")
+			return err == nil && slices.Equal(got, []string{leader}), fmt.Sprint(got, err)
+		})
+		s.eventually("the address of "+dc, time.Minute, func(context.Context) (bool, string) {
+			here := s.on(s.leaderOf(dc), "ip -br address show to "+addresses[dc])
+			return here != "", here
+		})
+		for _, h := range s.nodes[otherDC(dc)] {
+			if got := s.on(h, "ip -br address show to "+addresses[otherDC(dc)]); got != "" {
+				t.Errorf("%s has the address of %s, which takes no writes: %s", h, otherDC(dc), got)
+			}
+		}
+	}
+	leads("dc1")
+	for _, to := range []string{"dc2", "dc1"} {
+		s.moves(t, to)
+		leads(to)
+		s.configure()
+		s.NoChanges(ctx)
+	}
+	s.Write("names.tf", "")
+	s.Apply(ctx)
+	if got, err := resolver.LookupHost(ctx, "db.pg.test."); err == nil {
+		t.Errorf("the name is still there: %v", got)
+	}
+}
+
+const crossSecret = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+// upgradedStandby has the other datacenter's nodes go over to another minor version, one after
+// the other, its leader last and after a switchover.
+func (s *crossSite) upgradedStandby(t *testing.T) {
+	ctx := t.Context()
+	s.newer = s.newest(s.server())
+	s.configure()
+	led := s.leaderOf("dc2")
+	s.Apply(ctx)
+	for _, h := range s.nodes["dc2"] {
+		if got := s.sql(h, "show server_version"); !strings.HasPrefix(got, s.newer) {
+			t.Errorf("%s runs %s, not %s", h, got, s.newer)
+		}
+	}
+	if now := s.leaderOf("dc2"); now == led {
+		t.Errorf("%s still leads: it was restarted without a switchover", now)
+	}
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+}
+
+// otherPasswords changes those of all accounts, in all datacenters, with one apply.
+func (s *crossSite) otherPasswords(t *testing.T) {
+	ctx := t.Context()
+	before := s.passwords("b1")
+	w := s.writes()
+	s.clusters, s.more = "credentials = { rotation = 2 }", "credentials_rotation = 2"
+	s.configure()
+	s.Apply(ctx)
+	s.NoChanges(ctx)
+	for _, account := range []string{"superuser", "replication", "rewind"} {
+		a, b := s.passwords("a1")[account], s.passwords("b1")[account]
+		if b == before[account] || a != b {
+			t.Errorf("the password of %s is another one in dc2: %t, and the same as in dc1: %t", account, b != before[account], a == b)
+		}
+	}
+	// A standby that has to connect again is let in.
+	s.sql(s.leaderOf("dc2"), "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'walreceiver'")
+	s.is(t, "dc1")
+	w.Check(t)
+}
+
+// imported takes the replication up again with an empty state.
+func (s *crossSite) imported(t *testing.T) {
+	ctx := t.Context()
+	id := "main"
+	for _, dc := range slices.Sorted(maps.Keys(s.etcd)) {
+		var members []string
+		for _, h := range s.etcd[dc] {
+			members = append(members, h+"="+s.lab.Host(h).Addr)
+		}
+		id += " " + dc + "=main@dcs@" + strings.Join(members, ",")
+	}
+	if o := s.Run(ctx, "state", "rm", "pgha_cross_dc_replication.main"); o.Code != 0 {
+		t.Fatal(o.Text)
+	}
+	s.more = "" // what says when passwords were changed is nowhere
+	s.configure()
+	if o := s.Run(ctx, "import", "-no-color", "pgha_cross_dc_replication.main", id); o.Code != 0 {
+		t.Fatal(o.Text)
+	}
+	s.NoChanges(ctx)
 }
 
 // lostSite loses the datacenter that takes writes, gives it up, and takes it in again.

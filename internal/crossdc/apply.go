@@ -203,17 +203,14 @@ func (m Manager) goOn(ctx context.Context, s Spec, v view, mv Move) error {
 	}
 	if s.Primary != mv.To && !p.promoting.Load() {
 		m.Log.InfoContext(ctx, "a move of the primary was cut off and is taken back", "from", mv.From, "to", mv.To)
-		if err := p.takeBack(ctx, errNotAny); !errors.Is(err, errNotAny) || strings.Contains(err.Error(), "could not be made") {
-			return err
+		if err := p.takeBack(ctx, "another primary is wanted by now"); err != nil {
+			return saying(err, "both sites as standbys, in the worst case.", "mend the cause and apply again.")
 		}
 		return nil
 	}
 	m.Log.InfoContext(ctx, "a move of the primary was cut off and goes on", "from", mv.From, "to", mv.To)
 	return p.run(ctx)
 }
-
-// errNotAny is what a move is taken back for that nobody wants any more.
-var errNotAny = errors.New("another primary is wanted by now")
 
 // nobody is when all sites are standbys, and no move is noted that says why.
 func (m Manager) nobody(ctx context.Context, s Spec, v view) error {

@@ -93,11 +93,12 @@ func (s Spec) followers(site, primary string) []string {
 	return list
 }
 
-// SiteName is how sites are called: their names become those of replication slots.
-var SiteName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
+// SiteName is how sites are called: their names become those of replication slots, with _
+// for -.
+var SiteName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,39}$`)
 
 // slot is the replication slot that keeps WAL for a site, on the servers that it follows.
-func slot(site string) string { return "pgha_site_" + site }
+func slot(site string) string { return "pgha_site_" + strings.ReplaceAll(site, "-", "_") }
 
 const slotPaths = "slots/pgha_site_"
 
@@ -152,9 +153,13 @@ func (s Spec) Check() error {
 	if _, there := s.Sites[s.Primary]; !there {
 		refuse("primary is %q, which is none of the sites %s", s.Primary, strings.Join(s.names(), ", "))
 	}
-	seen := map[string]string{}
+	seen, slots := map[string]string{}, map[string]string{}
 	for _, name := range s.names() {
 		site := s.Sites[name]
+		if other, twice := slots[slot(name)]; twice {
+			refuse("the sites %s and %s would have the same replication slot, %s", other, name, slot(name))
+		}
+		slots[slot(name)] = name
 		if f := site.Follow; f != "" {
 			if _, there := s.Sites[f]; !there || f == name {
 				refuse("site %s follows %q, which is no other site", name, f)
@@ -186,7 +191,7 @@ func (s Spec) Check() error {
 			at = cmp.Or(s.upstream(at, s.Primary), at)
 		}
 		if at != s.Primary {
-			refuse("site %s does not lead back to the primary %s by what it follows", name, s.Primary)
+			refuse("site %s follows sites that follow each other in a circle, and not the primary %s", name, s.Primary)
 		}
 	}
 	return errors.Join(errs...)

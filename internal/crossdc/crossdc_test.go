@@ -72,7 +72,7 @@ func TestCheck(t *testing.T) {
 		"in a circle": {func(s *Spec) {
 			s.Sites["dc2"] = Site{Clusters: cluster("dc2"), Follow: "dc3"}
 			s.Sites["dc3"] = Site{Clusters: cluster("dc3"), Follow: "dc2"}
-		}, "does not lead back to the primary"},
+		}, "in a circle"},
 		"a circle of primary": {func(s *Spec) { s.Sites["dc1"] = Site{Clusters: cluster("dc1"), Follow: "dc2"} }, ""}, // while it is the primary it follows nobody
 	} {
 		s := spec("dc1", "dc1", "dc2", "dc3")

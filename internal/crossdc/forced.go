@@ -143,10 +143,9 @@ func (m Manager) promoteSite(ctx context.Context, s Spec, v view, given []string
 			return m.metadata(ctx, v, to)
 		})).ThenPlan(s.blind(v, given, to, false))
 	}
-	if err := engine.Run(ctx, rest.ThenPlan(s.dropSlots(v.without(given), to)), m.Manager.Observe); err != nil {
-		return err
-	}
-	return m.takeIn(ctx, s, v)
+	// What was given up is taken in by the next apply: somebody may want to save what only it
+	// has.
+	return engine.Run(ctx, rest.ThenPlan(s.dropSlots(v.without(given), to)), m.Manager.Observe)
 }
 
 // givenUp are the sites that were given up and do not follow yet.

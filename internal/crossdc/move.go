@@ -279,34 +279,38 @@ func (m Manager) takesWrites(ctx context.Context, l *look) error {
 }
 
 // takeBack has the old site take writes again, after a failure before the promotion.
-func (p *planned) takeBack(ctx context.Context, because error) error {
+func (p *planned) takeBack(ctx context.Context, because string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 	defer cancel()
 	p.m.Log.WarnContext(ctx, "the primary goes back to site "+p.move.From, "because", because)
-	err := p.m.look(ctx, p.v)
-	if err == nil {
-		var lanes []engine.Plan
-		for _, l := range p.v[p.move.From] {
-			lanes = append(lanes, engine.Sequence(l.step("back", "take writes again on "+p.move.Leaders[l.index], engine.Switchover, func(ctx context.Context) error {
-				return p.back(ctx, l)
-			})))
-		}
-		plan := engine.Plan{}
-		if len(lanes) > 1 { // workers before the coordinator
-			plan = plan.ThenParallel(lanes[1:]...)
-		}
-		plan = plan.ThenPlan(lanes[0])
-		if err = engine.Run(ctx, plan, p.m.Manager.Observe); err == nil {
-			if err = p.m.look(ctx, p.v); err == nil {
-				err = engine.Run(ctx, p.s.settle(p.v, p.move.From).ThenPlan(p.forget()), p.m.Manager.Observe)
-			}
-		}
+	if err := p.m.look(ctx, p.v); err != nil {
+		return err
 	}
-	left := "site " + p.move.From + ", which takes writes as before; site " + p.move.To + " follows it."
-	if err != nil {
-		left = "both sites as standbys, in the worst case: site " + p.move.From + " could not be made to take writes again: " + err.Error()
+	var lanes []engine.Plan
+	for _, l := range p.v[p.move.From] {
+		lanes = append(lanes, engine.Sequence(l.step("back", "take writes again on "+p.move.Leaders[l.index], engine.Switchover, func(ctx context.Context) error {
+			return p.back(ctx, l)
+		})))
 	}
-	return problem.Fill(because, problem.Error{Left: left, Do: "mend the cause and apply again. Applying with primary = \"" + p.move.From + "\" gives the move up."})
+	// Workers before the coordinator.
+	plan := engine.Plan{}.ThenParallel(lanes[1:]...).ThenPlan(lanes[0])
+	if err := engine.Run(ctx, plan, p.m.Manager.Observe); err != nil {
+		return err
+	}
+	if err := p.m.look(ctx, p.v); err != nil {
+		return err
+	}
+	return engine.Run(ctx, p.s.settle(p.v, p.move.From).ThenPlan(p.forget()), p.m.Manager.Observe)
+}
+
+// saying is an error with what is left and what to do as they are after all that came after it.
+func saying(err error, left, do string) error {
+	out := problem.Error{Cause: err}
+	if p := new(problem.Error); len(problem.Parts(err)) == 0 && errors.As(err, &p) {
+		out = *p
+	}
+	out.Left, out.Do = left, do
+	return &out
 }
 
 // back has a cluster of the old site take writes again, led by the node that led it: what
@@ -386,8 +390,9 @@ func (p *planned) after(ctx context.Context) error {
 	to := p.move.To
 	var lanes []engine.Plan
 	for _, name := range p.s.others(to) {
+		_, given := p.v.lost(name)
 		for _, l := range p.v[name] {
-			if l.err == nil {
+			if l.err == nil && !given {
 				lanes = append(lanes, engine.Sequence(l.step("streams", "wait until it streams from site "+p.s.upstream(name, to), engine.Safe, func(ctx context.Context) error {
 					return p.m.following(ctx, p.v, l, to)
 				})))
@@ -531,11 +536,14 @@ func (p *planned) failed(ctx context.Context, err error) error {
 		}
 	}
 	if p.promoting.Load() {
-		return problem.Fill(err, problem.Error{
-			Left: "site " + p.move.From + ", which takes no writes; site " + p.move.To + " is being promoted.", Do: "mend the cause and apply again: it goes on from here.",
-		})
+		return saying(err, "site "+p.move.From+", which takes no writes; site "+p.move.To+" is being promoted.", "mend the cause and apply again: it goes on from here.")
 	}
-	return p.takeBack(ctx, err)
+	back := p.takeBack(ctx, err.Error())
+	if back != nil {
+		return saying(errors.Join(err, back), "both sites as standbys, in the worst case: site "+p.move.From+" could not be made to take writes again.",
+			"mend the causes and apply again, with primary = \""+p.move.From+"\" to give the move up.")
+	}
+	return saying(err, "site "+p.move.From+", which takes writes as before; site "+p.move.To+" follows it.", "mend the cause and apply again. Applying with primary = \""+p.move.From+"\" gives the move up.")
 }
 
 // describe says what a planned move does, for people, in its order.

@@ -173,12 +173,36 @@ func (s Spec) fit(v view) []string {
 				continue
 			}
 			flat := l.known.Config.Flatten()
+			if up := s.upstream(name, s.Primary); up != "" && v[up][l.index].err == nil {
+				list = append(list, less(l, v[up][l.index])...)
+			}
 			if size := patroni.Text(flat[patroni.Parameter("max_slot_wal_keep_size")]); size == "" || size == "-1" {
 				list = append(list, l.name()+" keeps WAL without a bound for a site that is away (max_slot_wal_keep_size): its disk can run full, and then nobody writes")
 			}
 			if rewind, set := patroni.Bool(flat["postgresql/use_pg_rewind"]); !set || !rewind {
 				list = append(list, l.name()+" does without pg_rewind (use_pg_rewind): a site that was given up has to be cloned again")
 			}
+		}
+	}
+	return list
+}
+
+// atLeast are parameters of which a standby needs as much as its primary has (PostgreSQL
+// documentation, "Hot Standby", "Administrator's Overview"), with their defaults in Patroni.
+var atLeast = map[string]int64{"max_connections": 100, "max_prepared_transactions": 0, "max_locks_per_transaction": 64, "max_wal_senders": 10, "max_worker_processes": 8}
+
+// less are those of which a standby has less than whom it follows.
+func less(l, of *look) []string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(atLeast)) {
+		value := func(l *look) int64 {
+			if n, ok := patroni.Int(l.known.Config.Flatten()[patroni.Parameter(name)]); ok {
+				return n
+			}
+			return atLeast[name]
+		}
+		if have, needs := value(l), value(of); have < needs {
+			list = append(list, fmt.Sprintf("%s has %s = %d, and %s, which it follows, has %d: a standby with less stops applying what it receives. Raise it there first", l.name(), name, have, of.name(), needs))
 		}
 	}
 	return list

@@ -69,6 +69,7 @@ func (m Manager) Status(ctx context.Context, s Spec) (out Status, err error) {
 		site := SiteStatus{Role: s.role(v, name), Follows: s.upstream(name, primary)}
 		if err := v.unreachable(name); err != nil {
 			site.Error = m.Redact.Apply(problem.Details(err))
+			out.Warnings = append(out.Warnings, "site "+name+" cannot be reached: "+m.Redact.Apply(err.Error()))
 		}
 		for i, l := range v[name] {
 			site.Clusters = append(site.Clusters, l.status(v[primary], i))

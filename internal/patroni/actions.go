@@ -158,7 +158,7 @@ func (d *Doer) chosen(c Cluster, view ClusterView, to string) (Node, string, err
 	if err := unfitting(d.Known.fit(n, view, turn{postgres: true}), left); err != nil {
 		return n, "", err
 	}
-	if leader.State != "running" {
+	if !leader.Serves() {
 		return n, "", unfitting(fitness{waits: fmt.Sprintf("PostgreSQL on %s, which leads, is %s", leader.Name, leader.State)}, left)
 	}
 	if to == "" {
@@ -201,7 +201,7 @@ func (d *Doer) followed(ctx context.Context, n Node) (leads string, err error) {
 		switch {
 		case !ok:
 			return false, "the cluster has no leader", nil
-		case leader.State != "running":
+		case !leader.Serves():
 			return false, leader.Name + " is " + leader.State, nil
 		case leader.Name == n.Name:
 			return false, n.Name + " leads", nil
@@ -344,7 +344,7 @@ func (d *Doer) spare(n Node, view ClusterView) error {
 			Cause: fmt.Errorf("%s leads: its data is the cluster's", n.Name), Left: left,
 			Do: "have another member lead first (pgha_switchover), if this is the node whose data is to be replaced.",
 		}
-	case leader.State != "running":
+	case !leader.Serves():
 		return unfitting(fitness{waits: fmt.Sprintf("PostgreSQL on %s, which leads, is %s", leader.Name, leader.State)}, left)
 	}
 	if err := d.strict(n, view); err != nil {

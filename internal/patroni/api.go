@@ -256,6 +256,12 @@ type ClusterMember struct {
 	Lag            json.RawMessage `json:"lag"` // bytes, or "unknown"
 }
 
+// Serves reports whether a member that leads does its work: the leader of a standby cluster
+// shows that it streams, as a replica does.
+func (m ClusterMember) Serves() bool {
+	return m.State == "running" || m.Role == "standby_leader" && m.State == "streaming"
+}
+
 // Leader reports whether the member holds the leader's lock.
 func (m ClusterMember) Leader() bool { return m.Role == "leader" || m.Role == "standby_leader" }
 

@@ -71,7 +71,7 @@ func (d *Doer) broken(ctx context.Context, n Node, st NodeStatus) (string, error
 		return "", err
 	}
 	leader, ok := view.Leader()
-	if !ok || leader.Name == n.Name || leader.State != "running" {
+	if !ok || leader.Name == n.Name || !leader.Serves() {
 		return "", nil
 	}
 	res, err := d.host(n).Run(ctx, host.Cmd{

@@ -229,6 +229,9 @@ func (d *Doer) extendable(n Node, t turn) engine.Step {
 
 // extend updates the extension of a group, if its primary has the library for it.
 func (d *Doer) extend(ctx context.Context, c Cluster, to string) error {
+	if d.Known.Standby() != nil {
+		return nil // it comes with the data
+	}
 	n, err := d.leading(ctx, c)
 	if err != nil {
 		return err
@@ -457,7 +460,7 @@ func (d *Doer) noteExtension(ctx context.Context, c Cluster, to string) error {
 // library already. It returns the groups that are behind, each with why: their nodes' turns
 // bring them there.
 func (d *Doer) applyExtension(ctx context.Context, c Cluster, to string) (map[string]string, error) {
-	if !c.coordinates() || to == "" {
+	if !c.coordinates() || to == "" || d.Known.Standby() != nil { // a standby has it from its primary
 		return nil, nil
 	}
 	return d.extendAll(ctx, c, to)

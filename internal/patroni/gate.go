@@ -35,7 +35,7 @@ func (k Known) fit(n Node, view ClusterView, t turn) fitness {
 	switch {
 	case !ok:
 		return fitness{waits: "the cluster has no leader"}
-	case leader.State != "running" && leader.Name != n.Name:
+	case !leader.Serves() && leader.Name != n.Name:
 		return fitness{waits: fmt.Sprintf("PostgreSQL on %s, which leads, is %s", leader.Name, leader.State)}
 	}
 	for _, name := range sortedKeys(k.Nodes) {
@@ -106,7 +106,7 @@ func unwell(m, leader ClusterMember, r Rollout) string {
 // synchronous reports whether commits wait for replicas.
 func (k Known) synchronous() bool {
 	mode := k.Config["synchronous_mode"]
-	if mode == nil {
+	if mode == nil || k.Standby() != nil { // Patroni ignores it in a standby cluster
 		return false
 	}
 	on, known := Bool(mode)

@@ -184,7 +184,7 @@ func (d *Doer) promoted(ctx context.Context, c Cluster, name string, other *API)
 	}
 	view, err := other.Cluster(ctx)
 	leader, _ := view.Leader()
-	return err == nil && leader.Name == name && leader.State == "running", err
+	return err == nil && leader.Name == name && leader.Serves(), err
 }
 
 // again installs what the turn is for, and starts what is due. Never a leader's: if the

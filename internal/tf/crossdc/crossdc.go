@@ -4,6 +4,8 @@ package crossdc
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +64,10 @@ func (r *crossResource) ValidateConfig(ctx context.Context, req resource.Validat
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	if names := m.Sites.Elements(); !m.Sites.IsUnknown() && !m.Primary.IsUnknown() && names[m.Primary.ValueString()] == nil {
+		resp.Diagnostics.AddAttributeError(path.Root("primary"), "No such site", m.Primary.ValueString()+" is none of the sites: "+strings.Join(slices.Sorted(maps.Keys(names)), ", ")+".")
+		return
+	}
 	if s, ok := m.spec(ctx, &resp.Diagnostics); ok {
 		if err := s.Check(); err != nil {
 			resp.Diagnostics.AddAttributeError(path.Root("sites"), "Sites that do not go together", err.Error()+".")
@@ -100,6 +106,9 @@ func (r *crossResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanR
 		m.Generation = types.Int64Unknown()
 	}
 	diags.Append(resp.Plan.Set(ctx, &m)...)
+	if exists && m.Failover.ValueString() == forced && before.Failover.ValueString() == forced && m.Primary.Equal(before.Primary) {
+		diags.AddWarning("failover is still \"forced\"", "The primary is where it should be. Set failover back to \"planned\", and remove accept_data_loss, so that the next move of the primary is a planned one.")
+	}
 	s, ok := m.spec(ctx, diags)
 	if !ok || diags.HasError() || r.S == nil || exists && resp.Plan.Raw.Equal(req.State.Raw) {
 		return

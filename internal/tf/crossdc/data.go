@@ -5,15 +5,12 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/datasource/timeouts"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/pgha/terraform-provider-pgha/internal/crossdc"
 	"github.com/pgha/terraform-provider-pgha/internal/tf/base"
-	"github.com/pgha/terraform-provider-pgha/internal/tf/connattr"
-	"github.com/pgha/terraform-provider-pgha/internal/tf/customtypes"
 )
 
 // NewData returns the data source.
@@ -64,10 +61,7 @@ func (d *crossData) Schema(ctx context.Context, _ datasource.SchemaRequest, resp
 		Attributes: map[string]schema.Attribute{
 			"name": schema.StringAttribute{Required: true, MarkdownDescription: "`name` of the `pgha_cross_dc_replication`."},
 			"sites": schema.MapAttribute{
-				Required: true, ElementType: types.ObjectType{AttrTypes: map[string]attr.Type{
-					"clusters": types.ListType{ElemType: types.ObjectType{AttrTypes: map[string]attr.Type{"cluster": connattr.MembershipType, "hosts": list}}},
-					"follow":   types.StringType, "recovery_min_apply_delay": customtypes.DurationType,
-				}},
+				Required: true, ElementType: siteType,
 				MarkdownDescription: "`sites` of the `pgha_cross_dc_replication`.",
 			},
 			"primary":     text("The site that is the primary; null if none is, or several are."),

@@ -61,8 +61,8 @@ func (r *crossResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 					"It is read from the sites: where somebody else has moved the primary, a plan shows that.",
 			},
 			"sites": schema.MapNestedAttribute{
-				Required: true, MarkdownDescription: "The sites, by name: small letters, digits and `_`. The replication slots for a site have its name (`pgha_site_NAME`).",
-				Validators: []validator.Map{mapvalidator.SizeAtLeast(2), mapvalidator.KeysAre(stringvalidator.RegexMatches(crossdc.SiteName, "must be a letter and small letters, digits or _ after it"))},
+				Required: true, MarkdownDescription: "The sites, by name: at most 40 small letters, digits, `_` and `-`, a letter first. The replication slot for a site has its name (`pgha_site_NAME`, with `_` for `-`).",
+				Validators: []validator.Map{mapvalidator.SizeAtLeast(2), mapvalidator.KeysAre(stringvalidator.RegexMatches(crossdc.SiteName, "the name of a site has at most 40 small letters, digits, _ and -, and begins with a letter"))},
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"clusters": schema.ListNestedAttribute{
 						Required: true, MarkdownDescription: "The site's Patroni cluster; of a Citus formation all of its groups, in the order of their numbers, and the same in each site.",
@@ -99,7 +99,7 @@ func (r *crossResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 			},
 			"failover": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString("planned"),
-				MarkdownDescription: "`planned` (the default) moves the primary with both sites well. `forced` moves it without the site that has it, which is lost, or cannot wait: refused while both are well, and without `accept_data_loss`. Set it back afterwards.",
+				MarkdownDescription: "`planned` (the default) moves the primary with both sites well. `forced` moves it without the site that has it, which is lost, or cannot wait: refused while both are well, and without `accept_data_loss`. Set it back afterwards. Reading the lost site's other resources has to go on without it: `on_unreachable = \"keep\"` in the provider block.",
 				Validators:          []validator.String{stringvalidator.OneOf("planned", forced)},
 			},
 			"accept_data_loss": schema.StringAttribute{
