@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -27,17 +29,18 @@ type crossSite struct {
 	etcd     map[string][]string // hosts with a member of etcd
 	primary  string
 	patroni  string
-	more     string // further attributes of the replication
-	clusters string // of each cluster
-	newer    string // version of PostgreSQL in dc2, if that is another one
+	more     string            // further attributes of the replication
+	clusters string            // of each cluster
+	newer    string            // version of PostgreSQL in dc2, if that is another one
+	follow   map[string]string // which datacenter another one follows, unless the primary
 }
 
-func newCrossSite(t *testing.T, patroni string) *crossSite {
+func newCrossSite(t *testing.T, patroni string, more ...labhost.Datacenter) *crossSite {
 	t.Helper()
 	cli.Binary(t)
-	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{
+	lab := labtest.New(t, labhost.Options{Image: labhost.Warm, Datacenters: append([]labhost.Datacenter{
 		{Name: "dc1", Hosts: []string{"a1", "a2", "a3"}}, {Name: "dc2", Hosts: []string{"b1", "b2", "b3"}},
-	}})
+	}, more...)})
 	if err := lab.Latency(t.Context(), "dc2", 15*time.Millisecond, 2*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +48,9 @@ func newCrossSite(t *testing.T, patroni string) *crossSite {
 		site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, primary: "dc1",
 		nodes: map[string][]string{"dc1": {"a1", "a2", "a3"}, "dc2": {"b1", "b2"}},
 		etcd:  map[string][]string{"dc1": {"a1", "a2", "a3"}, "dc2": {"b1", "b2", "b3"}},
+	}
+	for _, dc := range more {
+		s.nodes[dc.Name], s.etcd[dc.Name] = dc.Hosts, dc.Hosts
 	}
 	switch patroni {
 	case "oldest":
@@ -109,10 +115,18 @@ resource "pgha_patroni_node" %[1]q {
 	}
 	p("resource \"pgha_cross_dc_replication\" \"main\" {\n  name    = \"main\"\n  primary = var.primary_site\n  %s\n  sites = {", s.more)
 	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
-		p("    %[1]s = { clusters = [{ cluster = pgha_patroni_cluster.%[1]s.membership, hosts = [for n in [%[2]s] : local.%[1]s[n]] }] }", dc, quotedList(s.nodes[dc]))
+		follow := ""
+		if f := s.follow[dc]; f != "" {
+			follow = fmt.Sprintf(", follow = %q", f)
+		}
+		p("    %[1]s = { clusters = [{ cluster = pgha_patroni_cluster.%[1]s.membership, hosts = [for n in [%[2]s] : local.%[1]s[n]] }]%[3]s }", dc, quotedList(s.nodes[dc]), follow)
 	}
 	p("  }\n}")
-	p("output \"ca\" { value = \"${pgha_patroni_cluster.dc1.ca_certificate}${pgha_patroni_cluster.dc2.ca_certificate}\" }")
+	var authorities []string
+	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
+		authorities = append(authorities, "pgha_patroni_cluster."+dc+".ca_certificate")
+	}
+	p("output \"ca\" { value = join(\"\", [%s]) }", strings.Join(authorities, ", "))
 	p("output \"generation\" { value = pgha_cross_dc_replication.main.generation }")
 	s.Write("main.tf", b.String())
 }
@@ -172,27 +186,40 @@ func (s *crossSite) is(t *testing.T, primary string) {
 				from = s.sql(h, "select sender_host from pg_stat_wal_receiver where status = 'streaming'")
 				return from != "", "it does not"
 			})
-			want := leader
-			if h == leader {
-				want = s.leaderOf(primary)
+			want := []string{leader}
+			if up := s.upstream(dc, primary); h == leader && up == primary {
+				want = []string{s.leaderOf(primary)}
+			} else if h == leader {
+				want = s.nodes[up] // whichever of them
 			}
-			if from != s.lab.Host(want).Addr {
-				t.Errorf("%s streams from %s, not from %s (%s)", h, from, want, s.lab.Host(want).Addr)
+			if !slices.ContainsFunc(want, func(h string) bool { return s.lab.Host(h).Addr == from }) {
+				t.Errorf("%s streams from %s, not from %v", h, from, want)
 			}
 		}
 	}
 	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
 		for _, h := range s.nodes[dc] {
-			want := ""
-			if dc == primary {
-				want = "pgha_site_" + map[string]string{"dc1": "dc2", "dc2": "dc1"}[dc]
+			var slots []string
+			for _, other := range slices.Sorted(maps.Keys(s.nodes)) {
+				if dc == primary && other != dc && s.upstream(other, primary) == dc {
+					slots = append(slots, "pgha_site_"+other)
+				}
 			}
+			want := strings.Join(slots, ",")
 			s.eventually("the slots of "+h, time.Minute, func(context.Context) (bool, string) {
-				got := s.sql(h, "select coalesce(string_agg(slot_name, ','), '') from pg_replication_slots where slot_name like 'pgha_site%'")
+				got := s.sql(h, "select coalesce(string_agg(slot_name, ',' order by slot_name), '') from pg_replication_slots where slot_name like 'pgha_site%'")
 				return got == want, fmt.Sprintf("%q, want %q", got, want)
 			})
 		}
 	}
+}
+
+// upstream is the datacenter that another one follows.
+func (s *crossSite) upstream(dc, primary string) string {
+	if f := s.follow[dc]; f != "" {
+		return f
+	}
+	return primary
 }
 
 // moves applies with another primary.
@@ -202,34 +229,94 @@ func (s *crossSite) moves(t *testing.T, to string) {
 	s.Apply(t.Context(), "-var", "primary_site="+to)
 }
 
-// The primary moves between datacenters and nothing is lost: with a Patroni that stops a
-// primary cleanly by itself, and with one that would crash it.
+// The primary moves between datacenters and nothing is lost, whenever an apply is killed; and
+// a datacenter that is lost is given up, comes back, and follows.
 func TestCrossDC(t *testing.T) {
 	turn(t)
-	crossDC(t, "newest")
+	s := newCrossSite(t, "newest")
+	w, both := s.planned(t)
+	s.run(t, "killed", s.killedMoves)
+	s.run(t, "taken back", s.givenUpMove)
+	both()
+	w.Check(t)
+	s.run(t, "lost", s.lostSite)
 }
 
+// The same with a Patroni that would crash a primary that is told to follow another site.
 func TestCrossDCOldPatroni(t *testing.T) {
 	turn(t)
-	crossDC(t, "oldest")
+	s := newCrossSite(t, "oldest")
+	w, both := s.planned(t)
+	s.run(t, "killed", s.killedMoves)
+	s.run(t, "taken back", s.givenUpMove)
+	both()
+	w.Check(t)
 }
 
-func crossDC(t *testing.T, patroni string) {
-	s := newCrossSite(t, patroni)
+// What is around moves: sites that are cut off, names and addresses, passwords, upgrades.
+func TestCrossDCAround(t *testing.T) {
+	turn(t)
+	s := newCrossSite(t, "newest", labhost.Datacenter{Name: "dc3", Hosts: []string{"c1"}})
+	s.follow = map[string]string{"dc3": "dc2"}
+	s.configure()
+	s.Apply(t.Context())
+	s.is(t, "dc1")
+	w := s.writes()
+	both := s.watch(t)
+	s.run(t, "partition", func(t *testing.T) { s.apart(t, w) })
+	s.run(t, "behind the slot", func(t *testing.T) { s.behindSlot(t, w) })
+	s.run(t, "upgraded", s.upgradedStandby)
+	s.run(t, "addresses and a name", s.named)
+	s.run(t, "other passwords", s.otherPasswords)
+	s.run(t, "imported", s.imported)
+	s.run(t, "two states", s.twoStates)
+	both()
+	w.Check(t)
+}
+
+// runbook keeps what a command printed for the guide "Datacenters", from the first of some
+// words on, where PGHA_RUNBOOK says in which folder: make runbook.
+func (s *crossSite) runbook(name string, o cli.Output, from string) {
+	s.t.Helper()
+	folder := os.Getenv("PGHA_RUNBOOK")
+	if folder == "" {
+		return
+	}
+	_, text, found := strings.Cut(o.Text, from)
+	if !found {
+		s.t.Errorf("%s: the output does not say %q:\n%s", name, from, o.Text)
+	}
+	if err := os.WriteFile(filepath.Join(folder, name+".txt"), []byte(strings.TrimSpace(from+text)+"\n"), 0o644); err != nil { //nolint:gosec // documentation
+		s.t.Error(err)
+	}
+}
+
+// run runs a part of a test, unless one before it has failed: they go on from each other.
+func (s *crossSite) run(t *testing.T, name string, f func(t *testing.T)) {
+	if !t.Failed() {
+		t.Run(name, f)
+	}
+}
+
+// planned makes all of it, and moves the primary there and back while a client writes.
+func (s *crossSite) planned(t *testing.T) (w *writer.Writer, both func()) {
+	t.Helper()
 	ctx := t.Context()
 	s.configure()
 	s.Apply(ctx)
 	s.NoChanges(ctx)
 	s.is(t, "dc1")
-	w := s.writes()
-	both := s.watch(t)
+	w = s.writes()
+	both = s.watch(t)
 	rounds := 1
 	if exhaustive() {
 		rounds = 5
 	}
 	for range rounds {
 		for _, to := range []string{"dc2", "dc1"} {
-			has(t, s.Plan(ctx, "-var", "primary_site="+to), "Applying this moves the primary from site "+otherDC(to)+" to site "+to, "No acknowledged row is lost")
+			plan := s.Plan(ctx, "-var", "primary_site="+to)
+			has(t, plan, "Applying this moves the primary from site "+otherDC(to)+" to site "+to, "No acknowledged row is lost")
+			s.runbook("planned", plan, "Terraform will perform")
 			w.TakeGap()
 			s.moves(t, to)
 			t.Logf("the primary moved to %s: nobody wrote for %s", to, w.TakeGap())
@@ -237,24 +324,7 @@ func crossDC(t *testing.T, patroni string) {
 			s.NoChanges(ctx, "-var", "primary_site="+to)
 		}
 	}
-	run := func(name string, f func(t *testing.T)) {
-		if !t.Failed() {
-			t.Run(name, f)
-		}
-	}
-	run("killed", func(t *testing.T) { s.killedMoves(t) })
-	run("taken back", func(t *testing.T) { s.givenUpMove(t) })
-	run("partition", func(t *testing.T) { s.apart(t, w) })
-	run("behind the slot", func(t *testing.T) { s.behindSlot(t, w) })
-	both()
-	w.Check(t)
-	if patroni == "newest" {
-		run("addresses and a name", func(t *testing.T) { s.named(t) })
-		run("upgraded", func(t *testing.T) { s.upgradedStandby(t) })
-		run("other passwords", func(t *testing.T) { s.otherPasswords(t) })
-		run("imported", func(t *testing.T) { s.imported(t) })
-		run("lost", func(t *testing.T) { s.lostSite(t) })
-	}
+	return w, both
 }
 
 func otherDC(dc string) string { return map[string]string{"dc1": "dc2", "dc2": "dc1"}[dc] }
@@ -370,12 +440,12 @@ func (s *crossSite) apart(t *testing.T, w *writer.Writer) {
 		}
 	}()
 	s.writesFor(w, 15*time.Second, "while the datacenters are apart")
-	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "What speaks against it now", "does not stream")
+	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "What speaks against it now", "cannot log in to site dc2")
 	o := s.TryApply(ctx, s.only("dc2")...)
 	if o.Code == 0 {
 		t.Error("the primary moved to a datacenter that is cut off")
 	}
-	has(t, o, "see whether the primary can move from dc1 to dc2", "does not stream", "site dc1 takes writes")
+	has(t, o, "see whether the primary can move from dc1 to dc2", "cannot log in to site dc2", "site dc1 takes writes")
 	for _, h := range s.nodes["dc2"] {
 		if got := s.sql(h, "select pg_is_in_recovery()"); got != "t" {
 			t.Errorf("%s was promoted", h)
@@ -563,6 +633,48 @@ func (s *crossSite) imported(t *testing.T) {
 	s.NoChanges(ctx)
 }
 
+// twoStates moves the primary from two states at once: one of them does, and the other one sees
+// that it has moved.
+func (s *crossSite) twoStates(t *testing.T) {
+	ctx := t.Context()
+	other := &site{t: s.t, lab: s.lab, Dir: cli.New(t, nil, s.lab.Env()...)}
+	for _, name := range []string{"main.tf", "terraform.tfstate"} {
+		text, err := os.ReadFile(filepath.Join(s.Path, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.Write(name, string(text))
+	}
+	a, b := s.begin(ctx, "apply", s.only("dc2")...), other.begin(ctx, "apply", s.only("dc2")...)
+	codeA, outA := a.end()
+	codeB, outB := b.end()
+	for _, r := range []struct {
+		code int
+		out  string
+	}{{codeA, outA}, {codeB, outB}} {
+		if r.code != 0 && !strings.Contains(r.out, "another apply is at work") {
+			t.Errorf("one of two applies at once: %d\n%s", r.code, r.out)
+		}
+	}
+	if codeA != 0 && codeB != 0 {
+		t.Error("neither of two applies at once came to its end")
+	}
+	s.primary = "dc2"
+	s.is(t, "dc2")
+	var generation int
+	s.configure()
+	s.unlocked(ctx)
+	s.Outputs(ctx, "generation", &generation)
+	s.NoChanges(ctx)
+	s.moves(t, "dc1")
+	s.is(t, "dc1")
+	var after int
+	s.Outputs(ctx, "generation", &after)
+	if after != generation+1 {
+		t.Errorf("the primary has moved %d times since, not once", after-generation)
+	}
+}
+
 // lostSite loses the datacenter that takes writes, gives it up, and takes it in again.
 func (s *crossSite) lostSite(t *testing.T) {
 	ctx := t.Context()
@@ -584,6 +696,7 @@ func (s *crossSite) lostSite(t *testing.T) {
 		t.Fatal("a datacenter was given up without anybody having accepted that")
 	}
 	has(t, o, "what site dc1 has and site dc2 does not is lost by this", "its last commit is")
+	s.runbook("refused", o, "Error: Unable to update")
 	_, token, found := strings.Cut(o.Text, "accept_data_loss = \"")
 	token, _, _ = strings.Cut(token, "\"")
 	if !found || !strings.HasPrefix(token, "dc1@") {
@@ -593,7 +706,9 @@ func (s *crossSite) lostSite(t *testing.T) {
   accept_data_loss = "` + token + `"`
 	s.primary = "dc2"
 	s.configure()
-	has(t, s.Plan(ctx), "Applying this gives site dc1 up", "A node that cannot be reached may go on taking writes")
+	plan := s.Plan(ctx)
+	has(t, plan, "Applying this gives site dc1 up", "A node that cannot be reached may go on taking writes")
+	s.runbook("forced", plan, "Warning: Applying this gives")
 	s.Apply(ctx)
 	var addresses []string
 	for _, h := range s.nodes["dc2"] {
@@ -621,7 +736,9 @@ func (s *crossSite) lostSite(t *testing.T) {
 		out, _ := s.lab.SSH(ctx, s.leaderOf("dc1"), "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()'")
 		return strings.TrimSpace(out) == "f", out
 	})
-	has(t, s.Plan(ctx), "SPLIT BRAIN in the replication main", "site dc1 is back, which was given up", "diverged at")
+	plan = s.Plan(ctx)
+	has(t, plan, "SPLIT BRAIN in the replication main", "site dc1 is back, which was given up", "diverged at")
+	s.runbook("returned", plan, "Terraform will perform")
 	s.Apply(ctx)
 	s.is(t, "dc2")
 	s.NoChanges(ctx)

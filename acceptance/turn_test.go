@@ -20,11 +20,11 @@ import (
 // everything rests on comes first, and with it the longest; then each promise once, and
 // then what is a variant of one before. A test that is not here fails.
 var order = []string{
-	"TestCitus", "TestLife", "TestVIP", "TestDNS", "TestCrossDC", "TestCrossDCCitus", "TestCrossDCOldPatroni", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
+	"TestCitus", "TestLife", "TestCrossDC", "TestVIP", "TestDNS", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
 	"TestInterrupted", "TestBookworm", "TestHostileValues", "TestTakeOver", "TestBadGround", "TestEtcdCertificates", "TestUpgradePlan",
-	"TestUpgrade", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
+	"TestUpgrade", "TestCrossDCCitus", "TestCrossDCAround", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
 
-	"TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
+	"TestCrossDCOldPatroni", "TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
 	"TestEtcdSnapshots", "TestAdopt", "TestEtcdLostWithoutSnapshot", "TestUpgradeFive", "TestEtcdBroughtCertificates",
 	"TestEtcdAdoptLayouts", "TestEtcdUpgradeLine", "TestInterruptedSwapped", "TestIPv6Only", "TestDualStack",
 	"TestEtcdAcrossDatacenters", "TestFiveByName", "TestWatchdog", "TestEtcdSnapshotsBookworm",
