@@ -87,7 +87,7 @@ data "pgha_cross_dc_replication" "shop" {
   sites      = pgha_cross_dc_replication.shop.sites
   depends_on = [pgha_patroni_node.db]
 }
-output "table" { value = data.pgha_cross_dc_replication.shop.table }
+output "roles" { value = data.pgha_cross_dc_replication.shop.roles }
 output "ca" { value = "${pgha_patroni_cluster.group["dc1/0"].ca_certificate}${pgha_patroni_cluster.group["dc2/0"].ca_certificate}" }`,
 		f.oldest("etcd-server"), f.oldest("postgresql-17"), f.newest("patroni"), f.oldest("postgresql-17-citus"), f.more)
 	f.Write("main.tf", b.String())
@@ -156,6 +156,9 @@ func TestCrossDCCitus(t *testing.T) {
 	f.shop("dc1", "select create_distributed_table('written', 'id')")
 	f.shop("dc1", "insert into orders select n, 'x' from generate_series(1, 10000) n")
 	f.app("a0")
+	for _, h := range f.hosts["dc1"] { // as the role comes to the other groups
+		f.on(h, `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
+	}
 	c := f.writerConfig()
 	c.Database, c.Hosts = "shop", []string{lab.Host("a0").Addr, lab.Host("b0").Addr}
 	w := writer.Start(t, c)

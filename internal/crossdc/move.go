@@ -361,17 +361,20 @@ func (p *planned) leadAgain(ctx context.Context, l *look, leader string) error {
 			return false, "nobody leads", nil
 		}
 		was, err := l.live.Status(ctx, leader)
-		if err != nil || was.State != "running" {
+		switch {
+		case err != nil || was.State != "running":
 			return false, leader + " does not run", err
-		}
-		if k.Leader == leader {
-			return true, "", nil
+		case was.Primary():
+			// Patroni is at it, and goes on with it, whatever the configuration says by then.
+			return false, leader + " is being stopped", nil
+		case k.Leader == leader:
+			return was.Role == "standby_leader", leader + " is " + was.Role, nil
 		}
 		now, err := l.live.Status(ctx, k.Leader)
 		if err != nil {
 			return false, "", err
 		}
-		if now.XLog.Replayed >= max(was.XLog.Replayed, was.XLog.Received) {
+		if now.Role == "standby_leader" && now.State == "running" && now.XLog.Replayed >= max(was.XLog.Replayed, was.XLog.Received) {
 			return true, "", nil
 		}
 		if !asked {

@@ -392,7 +392,7 @@ func (d *Doer) purge(n Node) []engine.Step {
 			if err := remote.PurgeTree(ctx, h, n.Cluster.Dir()); err != nil {
 				return err
 			}
-			if err := remote.RemoveFiles(ctx, h, ConfigPath, dropInPath, noClusterPath, pgpassPath); err != nil {
+			if err := remote.RemoveFiles(ctx, h, ConfigPath, dropInPath, fencePath, noClusterPath, pgpassPath); err != nil {
 				return err
 			}
 			if err := remote.RemoveEmptyDirs(ctx, h, "/etc/systemd/system/patroni.service.d", "/etc/pgha/patroni"); err != nil {

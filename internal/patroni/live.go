@@ -247,7 +247,7 @@ func (l *Live) Noted(ctx context.Context, key string, v any) (bool, error) {
 	return true, json.Unmarshal([]byte(kv.Value), v)
 }
 
-// Fenced is where a node's unit is kept from starting.
+// fencePath is where a node's unit is kept from starting.
 const fencePath = "/etc/systemd/system/patroni.service.d/pgha-fence.conf"
 
 // fence keeps systemd from starting Patroni while the file is there that it names.
@@ -255,6 +255,14 @@ const fence = `# Written by the pgha provider: another datacenter leads. An appl
 [Unit]
 ConditionPathExists=!` + fencePath + `
 `
+
+// fencedOff is why nothing is done about a node that is kept from running.
+func fencedOff(n Node) error {
+	return &problem.Error{
+		Host: n.Target.Name, Step: "see whether the node may run", Cause: fmt.Errorf("its site was given up for another one, and %s keeps its Patroni from starting", fencePath),
+		Left: "the node, stopped.", Do: "apply the pgha_cross_dc_replication: it has the site follow, and lets its nodes start.",
+	}
+}
 
 // Fence stops a node's Patroni, and with it PostgreSQL, and keeps it from starting, at the
 // next boot as well.

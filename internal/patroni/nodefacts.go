@@ -43,7 +43,7 @@ func ProbeNode(ctx context.Context, h host.Host, n Node) (NodeFacts, error) {
 		Available(n.serverPackage(), n.clientPackage(), patroniPackage).
 		Source(n.serverPackage()).Source(patroniPackage).
 		Path(n.DataDir).Path(n.DataDir + "/PG_VERSION").Path(n.DataDir + "/global/pg_control").
-		Disk(n.DataDir).Path(ConfigPath).Path(noClusterPath).
+		Disk(n.DataDir).Path(ConfigPath).Path(noClusterPath).Path(fencePath).
 		DebianClusters().
 		Port(n.Cluster.PostgresPort).Port(n.Cluster.APIPort).
 		Content(n.Cluster.AuthorityPath()).Content(n.Cluster.etcdAuthorityPath())

@@ -88,6 +88,9 @@ func (m *Manager) ApplyNode(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
+	if p.f.Facts.Path(fencePath).Exists() {
+		return fencedOff(n)
+	}
 	t, err := p.turn()
 	if err != nil {
 		return err
