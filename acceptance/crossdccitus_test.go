@@ -155,7 +155,7 @@ func TestCrossDCCitus(t *testing.T) {
 	f.shop("dc1", "create table written (id bigint primary key, at timestamptz not null default now())")
 	f.shop("dc1", "select create_distributed_table('written', 'id')")
 	f.shop("dc1", "insert into orders select n, 'x' from generate_series(1, 10000) n")
-	f.app("a0")
+	f.shop("dc1", "create role app superuser login password 'app-password'")
 	for _, h := range f.hosts["dc1"] { // as the role comes to the other groups
 		f.on(h, `cd /; runuser -u postgres -- psql -XAtqd shop -v ON_ERROR_STOP=1 -c "insert into pg_dist_authinfo values (0, 'app', 'password=app-password')"`)
 	}
