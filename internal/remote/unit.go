@@ -19,12 +19,14 @@ func unit(ctx context.Context, h host.Host, timeout time.Duration, verb string, 
 // DaemonReload makes systemd read unit files again.
 func DaemonReload(ctx context.Context, h host.Host) error { return unit(ctx, h, 0, "daemon-reload") }
 
-// EnableUnit makes units start at boot.
+// EnableUnit makes units start at boot, for systemd alone: what a package's SysV script of
+// the same name has in /etc/rc?.d stays as it is.
 func EnableUnit(ctx context.Context, h host.Host, names ...string) error {
 	return unit(ctx, h, 0, "enable", names...)
 }
 
-// DisableUnit makes units not start at boot. It does not stop them.
+// DisableUnit makes units not start at boot, nor when their packages are upgraded, for which
+// SysV links count as well. It does not stop them.
 func DisableUnit(ctx context.Context, h host.Host, names ...string) error {
 	return unit(ctx, h, 0, "disable", names...)
 }

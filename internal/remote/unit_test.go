@@ -56,6 +56,20 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// Only enabling leaves SysV links alone: a package's scripts start what these say is started,
+// also if systemd says that it is disabled.
+func TestSysV(t *testing.T) {
+	each(t, func(t *testing.T, h *shellhost.Host) {
+		h.Program("systemctl", `case $1 in enable) test "${SYSTEMCTL_SKIP_SYSV:-}" = 1 ;; *) test -z "${SYSTEMCTL_SKIP_SYSV:-}" ;; esac`)
+		if err := remote.EnableUnit(t.Context(), h, "a.service"); err != nil {
+			t.Error(err)
+		}
+		if err := remote.DisableUnit(t.Context(), h, "a.service"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A unit's last lines; after a mark only the last of those that came after it,
 // where journalctl itself would give the first ones.
 func TestJournal(t *testing.T) {

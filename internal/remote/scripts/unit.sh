@@ -4,6 +4,13 @@ verb=$1
 shift
 case $verb in
 daemon-reload) exec systemctl daemon-reload ;;
+enable)
+	# Not the links in /etc/rc?.d as well, of which those of a script that has a unit of the
+	# same name mean nothing to systemd: making them takes seconds. Disabling does make them:
+	# as long as they say "start", invoke-rc.d in a package's scripts starts a disabled unit.
+	SYSTEMCTL_SKIP_SYSV=1
+	export SYSTEMCTL_SKIP_SYSV
+	;;
 start-no-block) exec systemctl start --no-block -- "$@" ;;
 reset-failed)
 	systemctl reset-failed -- "$@" 2>/dev/null || :
