@@ -54,24 +54,21 @@ func (m Manager) Observe(ctx context.Context, s Spec) (Observed, error) {
 	if err != nil {
 		return Observed{}, err
 	}
-	return m.look(ctx, b, s)
+	md, err := Look(ctx, b)
+	if err != nil {
+		return Observed{}, err
+	}
+	return m.observed(ctx, md, s)
 }
 
-func (m Manager) look(ctx context.Context, b *patroni.Database, s Spec) (o Observed, err error) {
-	all, err := Nodes(ctx, b)
-	if err != nil {
-		return o, err
-	}
-	p, there := primary(all, s.number())
+// observed is what the metadata say of a group.
+func (m Manager) observed(ctx context.Context, md Metadata, s Spec) (o Observed, err error) {
+	p, there := primary(md.Nodes, s.number())
 	if o.Absent = !there; o.Absent {
 		return o, nil
 	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
-		return o, err
-	}
 	o.Shards = p.ShouldHaveShards
-	_, o.Held = of(held, s.number())
+	_, o.Held = of(md.Held, s.number())
 	if s.Group.Adopted() {
 		return o, nil // of a node that is down there may be no note that it is one
 	}
@@ -79,7 +76,7 @@ func (m Manager) look(ctx context.Context, b *patroni.Database, s Spec) (o Obser
 	if err != nil {
 		return o, err
 	}
-	for _, n := range all {
+	for _, n := range md.Nodes {
 		listed := false
 		for _, address := range known {
 			listed = listed || address == n.Host
@@ -98,10 +95,11 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := m.joined(ctx, b, s); err != nil {
+	md, err := m.joined(ctx, b, s)
+	if err != nil {
 		return err
 	}
-	o, err := m.look(ctx, b, s)
+	o, err := m.observed(ctx, md, s)
 	if err != nil {
 		return err
 	}
@@ -169,15 +167,15 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 const rebalancing = "rebalance"
 
 // joined waits until the group takes part: Patroni has registered its primary, and Citus
-// has brought the metadata to it.
-func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error {
+// has brought the metadata to it. It returns what it has seen last.
+func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) (md Metadata, err error) {
 	begin := time.Now()
-	err := wait.Until(ctx, m.Log, "the group "+s.Group.Name()+" to be in the formation's metadata", time.Second, func(ctx context.Context) (bool, string, error) {
-		all, err := Nodes(ctx, b)
-		if err != nil {
+	err = wait.Until(ctx, m.Log, "the group "+s.Group.Name()+" to be in the formation's metadata", time.Second, func(ctx context.Context) (bool, string, error) {
+		var err error
+		if md, err = Look(ctx, b); err != nil {
 			return false, "", err
 		}
-		p, there := primary(all, s.number())
+		p, there := primary(md.Nodes, s.number())
 		switch {
 		case !there && time.Since(begin) > patience:
 			// Patroni goes by what it has read of the metadata, and does not see that a
@@ -188,38 +186,30 @@ func (m Manager) joined(ctx context.Context, b *patroni.Database, s Spec) error 
 		case !p.Ready():
 			return false, fmt.Sprintf("%s is active: %t, has metadata: %t, synced: %t", p.Host, p.Active, p.Metadata, p.Synced), nil
 		}
-		differ, err := m.differs(ctx, b, s)
+		differ, err := m.differs(ctx, md, s)
 		return differ == "" && err == nil, differ, err
 	})
 	if err != nil {
-		return problem.Fill(err, problem.Error{
+		return md, problem.Fill(err, problem.Error{
 			Step: "wait for the group to join", Left: "the formation, as it is.",
 			Do: "make sure that a node of the group leads (patronictl list), and that the coordinator reaches it: its Patroni logs what it does with pg_dist_node.",
 		})
 	}
-	return nil
+	return md, nil
 }
 
 // differs says that the group's extension is of another version than the coordinator's: that
 // is so for a moment while both are upgraded, and otherwise a mistake.
-func (m Manager) differs(ctx context.Context, b *patroni.Database, s Spec) (string, error) {
+func (m Manager) differs(ctx context.Context, md Metadata, s Spec) (string, error) {
 	own, err := m.Database(ctx, s.Group, s.Group.Citus.Database)
 	if err != nil {
 		return "", err
 	}
-	type row struct {
-		Version string `json:"extversion"`
-	}
-	const query = "select extversion from pg_extension where extname = 'citus'"
-	here, err := patroni.List[row](ctx, own, "citus.version", query)
-	if err != nil {
+	here, err := own.Rows(ctx, "citus.version", version)
+	if err != nil || len(here) != 1 || md.Version == "" || here[0] == md.Version {
 		return "", err
 	}
-	there, err := patroni.List[row](ctx, b, "citus.version", query)
-	if err != nil || len(here) != 1 || len(there) != 1 || here[0] == there[0] {
-		return "", err
-	}
-	return fmt.Sprintf("its extension is %s, and the coordinator's %s: all groups need versions.citus of the same minor version", here[0].Version, there[0].Version), nil
+	return fmt.Sprintf("its extension is %s, and the coordinator's %s: all groups need versions.citus of the same minor version", here[0], md.Version), nil
 }
 
 // patience is how long Patroni takes to register a group: two of its loops, by default.
@@ -241,15 +231,10 @@ func (m Manager) register(ctx context.Context, b *patroni.Database, s Spec) erro
 }
 
 func setShards(ctx context.Context, b *patroni.Database, group int, on bool) error {
-	all, err := Nodes(ctx, b)
-	if err != nil {
-		return err
+	rows, err := b.Rows(ctx, "citus.property", fmt.Sprintf("select citus_set_node_property(nodename, nodeport, 'shouldhaveshards', %t) from pg_dist_node where groupid = %d and noderole = 'primary'", on, group))
+	if err == nil && len(rows) == 0 {
+		err = fmt.Errorf("group %d is not in the metadata", group)
 	}
-	p, there := primary(all, group)
-	if !there {
-		return fmt.Errorf("group %d is not in the metadata", group)
-	}
-	_, err = b.Rows(ctx, "citus.property", fmt.Sprintf("select citus_set_node_property(%s, 'shouldhaveshards', %t)", p.at(), on))
 	return err
 }
 
@@ -342,22 +327,18 @@ var errLast = errors.New("no other group may have shards")
 // canLeave refuses to move shards off a group that cannot be moved, or for which there is
 // no other group. Stays: the group is not to go afterwards.
 func (m Manager) canLeave(ctx context.Context, b *patroni.Database, s Spec, stays bool) error {
-	all, err := Nodes(ctx, b)
+	md, err := Look(ctx, b)
 	if err != nil {
 		return err
 	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
-		return err
-	}
-	mine, shards := of(held, s.number())
+	mine, shards := of(md.Held, s.number())
 	if shards == 0 {
 		return nil
 	}
 	if err := s.Moving.movable(mine); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(all, func(n Node) bool { return n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards }) {
+	if slices.ContainsFunc(md.Nodes, func(n Node) bool { return n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards }) {
 		return nil
 	}
 	if !stays {

@@ -57,6 +57,27 @@ func Holdings(ctx context.Context, b *patroni.Database) ([]Holding, error) {
 	return patroni.List[Holding](ctx, b, "citus.holdings", holdings)
 }
 
+// Metadata is what the coordinator knows of groups and shards at one moment.
+type Metadata struct {
+	Nodes   []Node    `json:"nodes"`
+	Held    []Holding `json:"held"`
+	Version string    `json:"version"` // of the extension
+}
+
+// Look reads all of it at once: a session for each question takes longer than the questions.
+func Look(ctx context.Context, b *patroni.Database) (Metadata, error) {
+	// As jsonb, which is always in one line.
+	list, err := patroni.List[Metadata](ctx, b, "citus.metadata", `select (select jsonb_agg(n) from (`+nodes+`) n) as nodes, (select jsonb_agg(h) from (`+holdings+`) h) as held,
+ (`+version+`) as version`)
+	if err != nil || len(list) != 1 {
+		return Metadata{}, err
+	}
+	return list[0], nil
+}
+
+// version is that of the extension, of which a database has one or none.
+const version = "select extversion from pg_extension where extname = 'citus'"
+
 // of are the holdings of one group.
 func of(all []Holding, group int) (list []Holding, shards int64) {
 	for _, h := range all {

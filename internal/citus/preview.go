@@ -98,19 +98,15 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 	if err != nil {
 		return p, err
 	}
-	all, err := Nodes(ctx, b)
+	md, err := Look(ctx, b)
 	if err != nil {
 		return p, err
 	}
-	mine, there := primary(all, s.number())
+	mine, there := primary(md.Nodes, s.number())
 	if !there {
 		return p, nil
 	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
-		return p, err
-	}
-	if p.Tables, p.Shards = of(held, s.number()); p.Shards == 0 {
+	if p.Tables, p.Shards = of(md.Held, s.number()); p.Shards == 0 {
 		return p, nil
 	}
 	if err := m.canLeave(ctx, b, s, s.Drain); errors.Is(err, errWhole) {
@@ -119,7 +115,7 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 	} else if err != nil {
 		return Preview{}, err
 	}
-	for _, n := range all {
+	for _, n := range md.Nodes {
 		if n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards {
 			o := Other{Group: n.Group, Host: n.Host}
 			if o.Free, o.Silent, err = m.Free(ctx, s.Group, n.Group); err != nil {
@@ -176,16 +172,12 @@ func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error)
 	if err != nil {
 		return j, err
 	}
-	all, err := Nodes(ctx, b)
+	md, err := Look(ctx, b)
 	if err != nil {
 		return j, err
 	}
-	held, err := Holdings(ctx, b)
-	if err != nil {
-		return j, err
-	}
-	mine, there := primary(all, s.number())
-	_, mineHeld := of(held, s.number())
+	mine, there := primary(md.Nodes, s.number())
+	_, mineHeld := of(md.Held, s.number())
 	begun := false
 	if there {
 		if begun, err = m.Noted(ctx, s.Group, rebalancing); err != nil {
@@ -204,7 +196,7 @@ func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error)
 		return j, err
 	}
 	groups := int64(1)
-	for _, n := range all {
+	for _, n := range md.Nodes {
 		if n.Group != s.number() && n.Role == "primary" && n.ShouldHaveShards {
 			groups++
 		}
