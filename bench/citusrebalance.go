@@ -10,19 +10,21 @@ import (
 )
 
 // The group that shards are moved onto, and what there is to move: half of the shards of
-// a table, with about half a kilobyte a row. The strategy is one by which it is half each
-// time; the default one goes by sizes on disk, which are never twice the same.
+// a table, with about half a kilobyte a row. There are many shards, since most of the time
+// of such a small one's move is what Citus does for each, and rows take up the memory that
+// the lab's disks are in. The strategy is one by which it is half each time; the default
+// one goes by sizes on disk, which are never twice the same.
 const (
 	filled      = 2
-	movedShards = 64
+	movedShards = 160
 	movedRows   = 1_000_000
 	strategy    = "by_shard_count"
 )
 
 // citusRebalance measures how long it takes to move shards onto a group that has none:
 // by an apply of a pgha_citus_worker_group with rebalance = "on_join", and by hand with
-// what Citus has for it. The group was drained before each, so that both make the same
-// moves of the same data; that is no part of it. Making a group of new hosts is none
+// what Citus has for it. Before each the table is made anew while the group may have no
+// shards, so that both make the same moves of the same data; that is no part of it. Making a group of new hosts is none
 // either, with which both would have the same work.
 //
 // Of the provider it is the whole apply, from the command to the prompt: Terraform's own
@@ -30,7 +32,7 @@ const (
 // from the first command to when the job's end is seen by asking each second, as the
 // provider does; that the person has to find the coordinator's primary, and to be there,
 // is not in it. What the provider adds does not grow with the data, so the ratio is one
-// for moves that take as long as these.
+// for moves that take as long as these, some minutes.
 func citusRebalance(ctx context.Context, s *suite, runs int) ([]Result, error) {
 	type way struct {
 		name      string
@@ -46,8 +48,8 @@ func citusRebalance(ctx context.Context, s *suite, runs int) ([]Result, error) {
 		r := &rebalanced{formation: f}
 		provider = &way{name: "the provider", rebalance: r.withProvider}
 		hand = &way{name: "by hand", rebalance: r.byHand}
-		s.logf("citus_rebalance: making the formation, and its rows")
-		if err := r.fill(ctx); err != nil {
+		s.logf("citus_rebalance: making the formation")
+		if err := r.make(ctx); err != nil {
 			return err
 		}
 		for i := range runs {
@@ -56,8 +58,8 @@ func citusRebalance(ctx context.Context, s *suite, runs int) ([]Result, error) {
 				slices.Reverse(order)
 			}
 			for _, w := range order {
-				if err := r.drain(ctx); err != nil {
-					return fmt.Errorf("draining: %w", err)
+				if err := r.prepare(ctx); err != nil {
+					return fmt.Errorf("preparing: %w", err)
 				}
 				took, err := w.rebalance(ctx)
 				if err != nil {
@@ -89,15 +91,41 @@ func citusRebalance(ctx context.Context, s *suite, runs int) ([]Result, error) {
 	}, nil
 }
 
-// rebalanced is a formation of which a group is drained and filled.
+// rebalanced is a formation of which a group is emptied and filled.
 type rebalanced struct{ *formation }
 
-// fill makes the formation, with a table that has something to move.
-func (r *rebalanced) fill(ctx context.Context) error {
+// make makes the formation. It keeps little WAL: the lab's disks are small, and rows are
+// made anew each time.
+func (r *rebalanced) make(ctx context.Context) error {
+	if err := r.m.writeJSON("wal.auto.tfvars.json", map[string]any{"parameters": map[string]string{"max_wal_size": "512MB"}}); err != nil {
+		return err
+	}
 	if err := r.configure(false); err != nil {
 		return err
 	}
-	if err := r.apply(ctx); err != nil {
+	return r.apply(ctx)
+}
+
+// configure says whether the group is drained. Nothing else differs, or an apply would have
+// something to do for the other group as well.
+func (r *rebalanced) configure(drained bool) error {
+	return r.m.write("drain_override.tf", fmt.Sprintf(`resource "pgha_citus_worker_group" "worker" {
+  drain              = %t && each.key == "%d"
+  rebalance          = "on_join"
+  rebalance_strategy = %q
+}
+`, drained, filled, strategy))
+}
+
+// prepare has the group hold nothing, and the others all that there is to move.
+func (r *rebalanced) prepare(ctx context.Context) error {
+	if _, err := r.sql(ctx, 0, "drop table if exists moved"); err != nil {
+		return err
+	}
+	if err := r.configure(true); err != nil {
+		return err
+	}
+	if _, _, err := r.m.run(ctx, apply...); err != nil {
 		return err
 	}
 	_, err := r.sql(ctx, 0,
@@ -107,41 +135,15 @@ func (r *rebalanced) fill(ctx context.Context) error {
 		fmt.Sprintf("insert into moved select n, repeat(md5(n::text), 16) from generate_series(1, %d) n", movedRows),
 		"vacuum analyze moved",
 	)
-	return err
-}
-
-// configure says whether the group is drained. Shards are moved off it in the way that
-// is faster and blocks writes, and onto it in the one that does not.
-func (r *rebalanced) configure(drained bool) error {
-	text := fmt.Sprintf(`resource "pgha_citus_worker_group" "worker" {
-  rebalance          = "on_join"
-  rebalance_strategy = %q
-}
-`, strategy)
-	if drained {
-		text = fmt.Sprintf(`resource "pgha_citus_worker_group" "worker" {
-  drain               = each.key == "%[1]d"
-  shard_transfer_mode = each.key == "%[1]d" ? "block_writes" : "auto"
-}
-`, filled)
-	}
-	return r.m.write("drain_override.tf", text)
-}
-
-// drain has the group hold nothing.
-func (r *rebalanced) drain(ctx context.Context) error {
-	if err := r.configure(true); err != nil {
-		return err
-	}
-	if _, _, err := r.m.run(ctx, apply...); err != nil {
-		return err
-	}
-	left, err := r.held(ctx, filled)
 	if err != nil {
 		return err
 	}
-	if left > 0 {
-		return fmt.Errorf("%d shards are left", left)
+	have, err := r.held(ctx, filled)
+	if err != nil {
+		return err
+	}
+	if have > 0 {
+		return fmt.Errorf("the group holds %d shards", have)
 	}
 	return r.quiet(ctx)
 }

@@ -46,6 +46,24 @@ func hierarchies() (unified string, others []string, err error) {
 	return unified, others, nil
 }
 
+// everywhere is all hierarchies that a group may be in: the one of processors, too, if that is
+// a separate one and somebody has given the group a quota.
+func everywhere() ([]string, error) {
+	unified, others, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	all := append([]string{unified}, others...)
+	processors, err := processorHierarchy()
+	if err != nil {
+		return nil, err
+	}
+	if processors != "" && !slices.Contains(all, processors) {
+		all = append(all, processors)
+	}
+	return all, nil
+}
+
 // Create makes the group in every hierarchy it has to be in. It may exist.
 func (g Group) Create() error {
 	unified, others, err := hierarchies()
@@ -97,12 +115,12 @@ func (g Group) Open() (*os.File, error) {
 
 // Children returns the names of the groups directly below g, in any hierarchy.
 func (g Group) Children() ([]string, error) {
-	unified, others, err := hierarchies()
+	roots, err := everywhere()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, root := range append([]string{unified}, others...) {
+	for _, root := range roots {
 		entries, err := os.ReadDir(filepath.Join(root, string(g)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -260,11 +278,11 @@ func (g Group) Freeze(ctx context.Context, frozen bool) error {
 // Remove deletes the group and all groups below it from every hierarchy. No
 // process may be left in them.
 func (g Group) Remove(ctx context.Context) error {
-	unified, others, err := hierarchies()
+	roots, err := everywhere()
 	if err != nil {
 		return err
 	}
-	for _, root := range append([]string{unified}, others...) {
+	for _, root := range roots {
 		var dirs []string
 		_ = filepath.WalkDir(filepath.Join(root, string(g)), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
@@ -285,11 +303,11 @@ func (g Group) Remove(ctx context.Context) error {
 // RemoveEmpty deletes the group from the hierarchies where it has neither
 // processes nor groups below it.
 func (g Group) RemoveEmpty() {
-	unified, others, err := hierarchies()
+	roots, err := everywhere()
 	if err != nil {
 		return
 	}
-	for _, root := range append([]string{unified}, others...) {
+	for _, root := range roots {
 		_ = syscall.Rmdir(filepath.Join(root, string(g))) // the kernel refuses if there are
 	}
 }

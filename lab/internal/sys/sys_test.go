@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,5 +132,52 @@ func TestWriteFileLeavesNoScraps(t *testing.T) {
 	entries, _ := os.ReadDir(dir)
 	if string(b) != "two" || st.Mode().Perm() != 0o600 || len(entries) != 1 {
 		t.Errorf("%q, %v, %d files", b, st.Mode(), len(entries))
+	}
+}
+
+// What runs in a group with a quota gets that much of a processor, what it starts later too,
+// and nothing is left of the group when it is removed.
+func TestQuota(t *testing.T) {
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	g := Group("pgha-lab-test/quota")
+	dir, err := g.Open()
+	if err != nil {
+		t.Skip(err)
+	}
+	defer dir.Close()
+	remove := func() {
+		for _, g := range []Group{g, "pgha-lab-test"} {
+			if err := errors.Join(g.Kill(context.Background()), g.Remove(context.Background())); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(remove)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "while :; do sh -c 'i=0; while test $i -lt 10000; do i=$((i + 1)); done'; done")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Quota(t.Context(), 0.2); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := Pause(t.Context(), 2*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(begin)
+	if err := g.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if share := used.Seconds() / took.Seconds(); share > 0.3 || share < 0.05 {
+		t.Errorf("it has had %.2f of a processor", share)
+	}
+	remove()
+	if left, err := Group("pgha-lab-test").Children(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
