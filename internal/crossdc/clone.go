@@ -64,15 +64,15 @@ func (m Manager) clones(s Spec, v view, stale []*look, primary string) engine.Pl
 		title := fmt.Sprintf("clone it anew: it has WAL up to %s, and site %s has thrown away what comes next (max_slot_wal_keep_size)",
 			patroni.FormatLSN(max(st.XLog.Received, st.XLog.Replayed)), s.upstream(l.site, primary))
 		lanes = append(lanes, engine.Sequence(l.step("clone", title, engine.Destructive, func(ctx context.Context) error {
-			return m.cloneSite(ctx, s, v, l, primary)
+			return m.cloneSite(ctx, s, v, l, primary, false)
 		})))
 	}
 	return engine.Plan{}.ThenParallel(lanes...)
 }
 
 // cloneSite has a standby cluster clone anew: its leader the servers that it follows, and
-// then its other nodes that leader.
-func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary string) error {
+// then its other nodes that leader. With all, those as well that seem to follow.
+func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary string, all bool) error {
 	k, err := l.live.Refresh(ctx)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary
 	}
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(k.Nodes)), func(name string) bool { return name == leader })
 	st, err := l.live.Status(ctx, leader)
-	if ok, _ := streams(st); err != nil || !ok {
+	if ok, _ := streams(st); err != nil || !ok || all {
 		// The others would lead meanwhile, with as little, and have it follow them.
 		for _, name := range others {
 			if err := l.live.StopPatroni(ctx, name); err != nil {
@@ -122,7 +122,7 @@ func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary
 		if name == l.known.Leader {
 			continue
 		}
-		if err := m.streamsOrClones(ctx, l, name); err != nil {
+		if err := m.streamsOrClones(ctx, l, name, all); err != nil {
 			return err
 		}
 	}
@@ -138,19 +138,20 @@ func (l *look) startAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// streamsOrClones gives a replica some time to follow its leader, and then has it clone that.
-func (m Manager) streamsOrClones(ctx context.Context, l *look, name string) error {
+// streamsOrClones gives a replica some time to follow its leader, and then has it clone that;
+// at once, as soon as its Patroni answers, if it is to clone it in any case.
+func (m Manager) streamsOrClones(ctx context.Context, l *look, name string, clone bool) error {
 	check := func(ctx context.Context) (bool, string, error) {
 		st, err := l.live.Status(ctx, name)
 		if err != nil {
 			return false, "", err
 		}
 		ok, why := patroni.Running(st)
-		return ok, why, nil
+		return ok || clone, why, nil
 	}
 	bounded, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	if wait.Until(bounded, m.Log, name+" to follow", time.Second, check) == nil {
+	if wait.Until(bounded, m.Log, name+" to follow", time.Second, check) == nil && !clone {
 		return nil
 	}
 	return l.live.CloneReplica(ctx, name)

@@ -232,8 +232,10 @@ func (m Manager) takeIn(ctx context.Context, s Spec, v view) error {
 
 func (m Manager) takeInSite(ctx context.Context, s Spec, v view, site, primary string) error {
 	plan := s.trust(v).ThenPlan(s.passwords(v, primary)).ThenPlan(s.addSlots(v, primary))
+	lost, _ := v.lost(site)
 	var lanes []engine.Plan
 	for _, l := range v[site] {
+		forked := m.forked(ctx, l, lost)
 		wanted := patroni.Settings{standbyPath: s.standby(site, l.index, primary)}
 		lanes = append(lanes, engine.Sequence(
 			l.step("follow", "follow site "+primary+", and throw away what only it has", engine.Destructive, func(ctx context.Context) error {
@@ -250,6 +252,9 @@ func (m Manager) takeInSite(ctx context.Context, s Spec, v view, site, primary s
 				return errors.Join(errs...)
 			}),
 			l.step("rewind", "wait until it streams from site "+primary+", rewound or cloned again", engine.Destructive, func(ctx context.Context) error {
+				if forked {
+					return m.cloneSite(ctx, s, v, l, primary, true)
+				}
 				return m.rewound(ctx, s, v, l, primary)
 			}),
 		))
@@ -268,7 +273,7 @@ func (m Manager) rewound(ctx context.Context, s Spec, v view, l *look, primary s
 		return err
 	}
 	m.Log.WarnContext(ctx, "nodes that do not follow are cloned again", "cluster", l.name(), "because", err)
-	return m.cloneSite(ctx, s, v, l, primary)
+	return m.cloneSite(ctx, s, v, l, primary, false)
 }
 
 // rewindPatience is for how long Patroni may try to have a site that was given up follow.

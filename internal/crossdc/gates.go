@@ -65,6 +65,11 @@ func (m Manager) gates(ctx context.Context, s Spec, v view, from, to string) []s
 		if st.Timeline != nil && standby.Timeline != nil && *st.Timeline != *standby.Timeline {
 			say("%s is on timeline %d, and %s on %d", a.name(), *st.Timeline, b.name(), *standby.Timeline)
 		}
+		if different, err := m.differs(ctx, a, b); err != nil {
+			say("%s: whether it has the history of %s cannot be found out: %v", b.name(), a.name(), err)
+		} else if different != "" {
+			say("%s: %s", b.name(), different)
+		}
 		if st.ServerVersion/10000 != standby.ServerVersion/10000 {
 			say("%s runs PostgreSQL %d, and %s %d", a.name(), st.ServerVersion/10000, b.name(), standby.ServerVersion/10000)
 		}

@@ -494,7 +494,11 @@ func (m Manager) following(ctx context.Context, v view, l *look, primary string)
 		if err != nil || len(has) == 0 {
 			return false, "", err
 		}
-		return has[0] == fmt.Sprint(tl), fmt.Sprintf("%s receives timeline %s, and the primary is on %d", k.Leader, has[0], tl), nil
+		if has[0] != fmt.Sprint(tl) {
+			return false, fmt.Sprintf("%s receives timeline %s, and the primary is on %d", k.Leader, has[0], tl), nil
+		}
+		different, err := m.differs(ctx, of, l)
+		return different == "" && err == nil, different, err
 	})
 	if err != nil {
 		return &problem.Error{
