@@ -286,7 +286,7 @@ func (s *crossSite) runbook(name string, o cli.Output, from string) {
 	if !found {
 		s.t.Errorf("%s: the output does not say %q:\n%s", name, from, o.Text)
 	}
-	if err := os.WriteFile(filepath.Join(folder, name+".txt"), []byte(strings.TrimSpace(from+text)+"\n"), 0o644); err != nil { //nolint:gosec // documentation
+	if err := os.WriteFile(filepath.Join(folder, name+".txt"), []byte(strings.TrimSpace(from+text)+"\n"), 0o644); err != nil {
 		s.t.Error(err)
 	}
 }
