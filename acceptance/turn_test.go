@@ -22,12 +22,12 @@ import (
 var order = []string{
 	"TestCitus", "TestLife", "TestCrossDC", "TestVIP", "TestDNS", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
 	"TestInterrupted", "TestBookworm", "TestHostileValues", "TestTakeOver", "TestBadGround", "TestEtcdCertificates", "TestUpgradePlan",
-	"TestUpgrade", "TestCrossDCCitus", "TestCrossDCAround", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
+	"TestUpgrade", "TestCrossDCCitus", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
 
-	"TestCrossDCOldPatroni", "TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
+	"TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
 	"TestEtcdSnapshots", "TestAdopt", "TestEtcdLostWithoutSnapshot", "TestUpgradeFive", "TestEtcdBroughtCertificates",
 	"TestEtcdAdoptLayouts", "TestEtcdUpgradeLine", "TestInterruptedSwapped", "TestIPv6Only", "TestDualStack",
-	"TestEtcdAcrossDatacenters", "TestFiveByName", "TestWatchdog", "TestEtcdSnapshotsBookworm",
+	"TestEtcdAcrossDatacenters", "TestFiveByName", "TestWatchdog", "TestEtcdSnapshotsBookworm", "TestCrossDCOldPatroni", "TestCrossDCAround",
 }
 
 // turns lets tests begin in their order, as many at a time as "go test -parallel" says.
