@@ -82,7 +82,7 @@ func (m Manager) lock(ctx context.Context, s Spec, v view) (context.Context, fun
 
 // bring decides what has to be done, and does it.
 func (m Manager) bring(ctx context.Context, s Spec, v view) error {
-	if mv := v.move(); mv != nil {
+	if mv := v.move(); mv != nil && !v.gave(mv.From) {
 		if err := m.goOn(ctx, s, v, *mv); err != nil {
 			return err
 		}
@@ -96,6 +96,9 @@ func (m Manager) bring(ctx context.Context, s Spec, v view) error {
 		return m.choose(ctx, s, v, split)
 	case primary == "" && v.note() == nil:
 		return m.begin(ctx, s, v, s.Primary)
+	case primary == "" && v.forcing() == s.Primary:
+		m.Log.InfoContext(ctx, "a forced move of the primary was cut off and goes on", "to", s.Primary)
+		return m.promoteSite(ctx, s, v, v.givenUp())
 	case primary == "":
 		return m.nobody(ctx, s, v)
 	}
@@ -130,8 +133,13 @@ func (m Manager) stay(ctx context.Context, s Spec, v view) error {
 	if err := v.unreachable(s.Primary); err != nil {
 		return err
 	}
-	// Those that were given up follow at the end, if they are back.
-	if err := engine.Run(ctx, s.settle(v.without(v.givenUp()), s.Primary), m.Manager.Observe); err != nil {
+	// Those that were given up follow at the end, if they are back. A run that gave them up
+	// may have been cut off after the promotion.
+	plan := s.settle(v.without(v.givenUp()), s.Primary)
+	if given := v.givenUp(); len(given) > 0 {
+		plan = plan.ThenPlan(m.settleMetadata(v, s.Primary)).ThenPlan(s.blind(v, given, s.Primary, false)).ThenPlan(v.forgetMoves())
+	}
+	if err := engine.Run(ctx, plan, m.Manager.Observe); err != nil {
 		return err
 	}
 	if err := m.takeIn(ctx, s, v); err != nil {
@@ -153,7 +161,12 @@ func (m Manager) moveTo(ctx context.Context, s Spec, v view, from string) error 
 	if _, lost := v.lost(to); lost {
 		return refused("see whether the primary can move", fmt.Sprintf("site %s was given up and does not follow yet", to), "apply with primary = \""+from+"\" first: it takes that site in again.")
 	}
-	if err := m.settleFor(ctx, s, v, from); err != nil {
+	v = v.without(v.givenUp()) // they are taken in where the primary stays
+	// A change of settings may come with the move.
+	if err := engine.Run(ctx, s.settle(v, from), m.Manager.Observe); err != nil {
+		return err
+	}
+	if err := m.look(ctx, v); err != nil {
 		return err
 	}
 	if against := m.gates(ctx, s, v, from, to); len(against) > 0 {
@@ -169,27 +182,25 @@ func (m Manager) moveTo(ctx context.Context, s Spec, v view, from string) error 
 	return p.run(ctx)
 }
 
-// settleFor brings what the sites need before a move to what it should be, with the
-// primary that there is: a change of settings may come with the move.
-func (m Manager) settleFor(ctx context.Context, s Spec, v view, primary string) error {
-	if err := engine.Run(ctx, s.settle(v, primary), m.Manager.Observe); err != nil {
-		return err
-	}
-	return m.look(ctx, v)
-}
-
-// goOn finishes a planned move that was cut off, or takes it back, whichever is wanted.
+// goOn finishes a planned move that was cut off, or takes it back, whichever is wanted. One
+// that had not come as far as the gap is taken back in any case: all that is to be so before
+// a move is looked at again then.
 func (m Manager) goOn(ctx context.Context, s Spec, v view, mv Move) error {
 	for _, site := range []string{mv.From, mv.To} {
 		if _, there := s.Sites[site]; !there {
 			return refused("go on with a move", fmt.Sprintf("the primary was being moved from %s to %s, and %s is no site any more", mv.From, mv.To, site), "put the site back into sites, and apply.")
 		}
 	}
+	v = v.without(v.givenUp())
 	p := &planned{m: m, s: s, v: v, move: mv}
 	for _, l := range v[mv.To] {
 		if l.err == nil && !l.follows() {
 			p.promoting.Store(true)
 		}
+	}
+	begun := p.promoting.Load()
+	for _, l := range v[mv.From] {
+		begun = begun || l.err == nil && (l.follows() || p.stopped(l))
 	}
 	for _, site := range []string{mv.From, mv.To} {
 		if err := v.unreachable(site); err != nil {
@@ -201,9 +212,12 @@ func (m Manager) goOn(ctx context.Context, s Spec, v view, mv Move) error {
 			})
 		}
 	}
-	if s.Primary != mv.To && !p.promoting.Load() {
+	if s.Forced && s.Primary == mv.To && !p.promoting.Load() && begun && p.leaderless() {
+		return m.force(ctx, s, v, mv.From) // what the old primary has written last nobody can say
+	}
+	if !p.promoting.Load() && (s.Primary != mv.To || !begun) {
 		m.Log.InfoContext(ctx, "a move of the primary was cut off and is taken back", "from", mv.From, "to", mv.To)
-		if err := p.takeBack(ctx, "another primary is wanted by now"); err != nil {
+		if err := p.takeBack(ctx, "it was cut off"); err != nil {
 			return saying(err, "both sites as standbys, in the worst case.", "mend the cause and apply again.")
 		}
 		return nil

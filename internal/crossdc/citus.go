@@ -55,6 +55,16 @@ func (m Manager) metadata(ctx context.Context, v view, site string) error {
 	return err
 }
 
+// settleMetadata is metadata as a step, for a formation.
+func (m Manager) settleMetadata(v view, site string) engine.Plan {
+	if len(v[site]) < 2 {
+		return engine.Plan{}
+	}
+	return engine.Sequence(v[site][0].step("metadata", "see that Citus's metadata has the hosts of site "+site, engine.Safe, func(ctx context.Context) error {
+		return m.metadata(ctx, v, site)
+	}))
+}
+
 // blind keeps the hosts of a formation from reaching those of a site that is given up, until
 // the metadata has its own: a coordinator that is promoted would write into the other
 // site's workers, which the copied metadata names, as long as they can be reached.
@@ -63,8 +73,8 @@ func (s Spec) blind(v view, given []string, to string, on bool) engine.Plan {
 	for _, site := range given {
 		for i, member := range s.Sites[site].Clusters {
 			addresses = append(addresses, member.Hosts...)
-			if l := v[site][i]; l.err == nil {
-				for _, r := range l.known.Nodes {
+			if i < len(v[site]) && v[site][i].err == nil {
+				for _, r := range v[site][i].known.Nodes {
 					addresses = append(addresses, r.Address)
 				}
 			}
@@ -77,8 +87,8 @@ func (s Spec) blind(v view, given []string, to string, on bool) engine.Plan {
 		id, title = "see", "let its hosts reach site "+strings.Join(given, ", ")+" again"
 	}
 	var plan engine.Plan
-	if len(addresses) == 0 {
-		return plan
+	if len(addresses) == 0 || len(v[to]) < 2 {
+		return plan // there are no workers
 	}
 	l := v[to][0]
 	return plan.Then(l.step(id, title, engine.Safe, func(ctx context.Context) error {

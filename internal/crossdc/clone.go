@@ -1,6 +1,7 @@
 package crossdc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,12 @@ import (
 const oldestWAL = "select min(('x' || substr(name, 9, 8))::bit(32)::bigint * 4294967296 + ('x' || substr(name, 17, 8))::bit(32)::bigint * (select setting::bigint from pg_settings where name = 'wal_segment_size')) " +
 	"from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'"
 
+// cloneKey is where it is noted that a cluster is being cloned, and which node is to lead it:
+// whoever is cut off leaves it stopped, and without a whole database.
+const cloneKey = "journal/site-clone"
+
 // stale are the standby clusters that do not stream, and cannot any more: the servers that
-// they follow have thrown away WAL that they lack.
+// they follow have thrown away WAL that they lack; or a run that cloned them was cut off.
 func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*look, error) {
 	var list []*look
 	for _, name := range s.others(primary) {
@@ -28,6 +33,10 @@ func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*
 			continue
 		}
 		for _, l := range v[name] {
+			if l.err == nil && l.cloning != "" {
+				list = append(list, l)
+				continue
+			}
 			if l.err != nil || !l.follows() || l.known.Leader == "" {
 				continue
 			}
@@ -61,10 +70,13 @@ func (m Manager) clones(s Spec, v view, stale []*look, primary string) engine.Pl
 	var lanes []engine.Plan
 	for _, l := range stale {
 		st := l.statuses[l.known.Leader]
-		title := fmt.Sprintf("clone it anew: it has WAL up to %s, and site %s has thrown away what comes next (max_slot_wal_keep_size)",
+		title := fmt.Sprintf("clone it anew, with its nodes stopped meanwhile: it has WAL up to %s, and site %s has thrown away what comes next (max_slot_wal_keep_size)",
 			patroni.FormatLSN(max(st.XLog.Received, st.XLog.Replayed)), s.upstream(l.site, primary))
+		if l.cloning != "" {
+			title = "clone it anew, with its nodes stopped meanwhile: that was begun and cut off"
+		}
 		lanes = append(lanes, engine.Sequence(l.step("clone", title, engine.Destructive, func(ctx context.Context) error {
-			return m.cloneSite(ctx, s, v, l, primary, false)
+			return m.cloneSite(ctx, s, v, l, primary, l.cloning != "")
 		})))
 	}
 	return engine.Plan{}.ThenParallel(lanes...)
@@ -80,13 +92,13 @@ func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary
 	l.known = k
 	up := s.upstream(l.site, primary)
 	member := s.Sites[up].Clusters[l.index]
-	leader := k.Leader
-	if leader == "" {
-		leader = slices.Sorted(maps.Keys(k.Nodes))[0]
-	}
+	leader := cmp.Or(l.cloning, k.Leader, slices.Sorted(maps.Keys(k.Nodes))[0])
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(k.Nodes)), func(name string) bool { return name == leader })
 	st, err := l.live.Status(ctx, leader)
 	if ok, _ := streams(st); err != nil || !ok || all {
+		if err := l.live.Note(ctx, cloneKey, leader); err != nil {
+			return err
+		}
 		// The others would lead meanwhile, with as little, and have it follow them.
 		for _, name := range others {
 			if err := l.live.StopPatroni(ctx, name); err != nil {
@@ -126,7 +138,10 @@ func (m Manager) cloneSite(ctx context.Context, s Spec, v view, l *look, primary
 			return err
 		}
 	}
-	return m.following(ctx, v, l, primary)
+	if err := m.following(ctx, v, l, primary); err != nil {
+		return err
+	}
+	return l.live.Note(ctx, cloneKey, nil)
 }
 
 // startAll starts Patroni on all nodes.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pgha/terraform-provider-pgha/internal/engine"
 	"github.com/pgha/terraform-provider-pgha/internal/etcd"
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
@@ -206,6 +207,46 @@ func TestPrimary(t *testing.T) {
 		if primary != c.primary || !slices.Equal(split, c.split) {
 			t.Errorf("%s: %q %v", name, primary, split)
 		}
+	}
+}
+
+// A forced move that was cut off before the promotion is known by its note, so that the next
+// apply goes on with it.
+func TestForcing(t *testing.T) {
+	s := spec("dc2", "dc1", "dc2")
+	for name, c := range map[string]struct {
+		change func(view)
+		want   string
+	}{
+		"nothing was given up": {func(view) {}, ""},
+		"cut off":              {func(v view) { v["dc2"][0].note = &Note{Primary: "dc2", Generation: 4, Lost: map[string]Lost{"dc1": {}}} }, "dc2"},
+		"promoted": {func(v view) {
+			v["dc2"][0].note = &Note{Primary: "dc2", Generation: 4, Lost: map[string]Lost{"dc1": {}}}
+			delete(v["dc2"][0].known.Config, standbyPath)
+		}, ""},
+	} {
+		v := s.at("dc1")
+		c.change(v)
+		if got := v.forcing(); got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+		if given := v.gave("dc1"); given == (name == "nothing was given up") {
+			t.Errorf("%s: dc1 was given up: %t", name, given)
+		}
+	}
+}
+
+// A cluster that a cut-off run has left in the middle of being cloned is cloned again.
+func TestCloneCutOff(t *testing.T) {
+	s := spec("dc1", "dc1", "dc2")
+	v := s.at("dc1")
+	v["dc2"][0].cloning, v["dc2"][0].known.Leader = "dc2-1", ""
+	stale, err := Manager{}.stale(t.Context(), s, v, "dc1")
+	if err != nil || len(stale) != 1 {
+		t.Fatal(stale, err)
+	}
+	if got := strings.Join(Manager{}.clones(s, v, stale, "dc1").Describe(engine.Destructive), "; "); !strings.Contains(got, "begun and cut off") {
+		t.Error(got)
 	}
 }
 

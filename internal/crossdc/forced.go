@@ -71,6 +71,9 @@ func (m Manager) force(ctx context.Context, s Spec, v view, from string) error {
 
 // choose is for when several sites are primaries, and the user may have said which one stays.
 func (m Manager) choose(ctx context.Context, s Spec, v view, split []string) error {
+	if err := s.foreign(v, s.Primary); err != nil {
+		return err // nobody's copy of the other
+	}
 	rest := slices.DeleteFunc(slices.Clone(split), func(n string) bool { return n == s.Primary })
 	if !s.Forced || len(rest) != 1 || len(split) != 2 || s.AcceptLoss != acceptance(rest[0], generation(v)) {
 		return s.splitBrain(v, split)
@@ -121,11 +124,10 @@ func (m Manager) promoteSite(ctx context.Context, s Spec, v view, given []string
 			n.Lost[site] = Lost{At: m.Now(), Ends: ends, Unfenced: unfenced}
 		}
 	})
-	whole := next
-	if len(promote) > 1 {
-		whole = whole.ThenPlan(s.blind(v, given, to, true)).ThenParallel(promote[1:]...)
+	if n := v.note(); n != nil && n.Primary == to && len(n.Lost) > 0 {
+		next = s.note(v.without(given), to, nil) // a run that was cut off has noted it; by now the ends may be others
 	}
-	whole = whole.ThenPlan(promote[0])
+	whole := next.ThenPlan(s.blind(v, given, to, true)).ThenParallel(promote[1:]...).ThenPlan(promote[0])
 	if err := engine.Run(ctx, whole, m.Manager.Observe); err != nil {
 		return problem.Fill(err, problem.Error{Left: "what was promoted; what was given up stays fenced.", Do: "mend the cause, and apply again: it goes on from here."})
 	}
@@ -133,16 +135,8 @@ func (m Manager) promoteSite(ctx context.Context, s Spec, v view, given []string
 		return err
 	}
 	rest := s.trust(v).ThenPlan(s.addSlots(v.without(given), to)).ThenPlan(s.repoint(v.without(given), to))
-	for _, l := range v.all() {
-		if l.move != nil {
-			rest = rest.Then(l.step("note.moved", "forget the note of a move", engine.Safe, func(ctx context.Context) error { return l.live.Note(ctx, moveKey, nil) }))
-		}
-	}
-	if len(v[to]) > 1 {
-		rest = rest.Then(v[to][0].step("metadata", "see that Citus's metadata has the hosts of site "+to, engine.Safe, func(ctx context.Context) error {
-			return m.metadata(ctx, v, to)
-		})).ThenPlan(s.blind(v, given, to, false))
-	}
+	rest = rest.ThenPlan(v.forgetMoves())
+	rest = rest.ThenPlan(m.settleMetadata(v, to)).ThenPlan(s.blind(v, given, to, false))
 	// What was given up is taken in by the next apply: somebody may want to save what only it
 	// has.
 	return engine.Run(ctx, rest.ThenPlan(s.dropSlots(v.without(given), to)), m.Manager.Observe)
@@ -154,6 +148,20 @@ func (v view) givenUp() []string {
 		return slices.Sorted(maps.Keys(n.Lost))
 	}
 	return nil
+}
+
+// gave reports whether a site is one of them.
+func (v view) gave(site string) bool { return slices.Contains(v.givenUp(), site) }
+
+// forgetMoves removes notes of planned moves, which one that was forced has made void.
+func (v view) forgetMoves() engine.Plan {
+	var plan engine.Plan
+	for _, l := range v.all() {
+		if l.move != nil {
+			plan = plan.Then(l.step("note.moved", "forget the note of a move", engine.Safe, func(ctx context.Context) error { return l.live.Note(ctx, moveKey, nil) }))
+		}
+	}
+	return plan
 }
 
 // without is a view without some sites.
@@ -213,7 +221,7 @@ func (m Manager) takeIn(ctx context.Context, s Spec, v view) error {
 		back := true
 		for _, l := range v[site] {
 			for _, err := range l.errs {
-				back = back && !host.Unreachable(err) || host.KindOf(err) == host.KindDial
+				back = back && !host.Unreachable(err) // a Patroni that does not run is no host that is away
 			}
 		}
 		if !back {

@@ -125,7 +125,7 @@ func (m Manager) back(ctx context.Context, s Spec, l *look, to string) map[strin
 	var wg sync.WaitGroup
 	for node := range l.statuses {
 		wg.Go(func() {
-			_, err := l.live.Reaches(ctx, node, member.Hosts, member.Cluster.PostgresPort)
+			err := l.live.Reaches(ctx, node, member.Hosts, member.Cluster.PostgresPort)
 			var e *host.Error
 			if errors.As(err, &e) && e.Stderr != "" {
 				err = errors.New(strings.TrimSpace(e.Stderr))

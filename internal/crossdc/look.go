@@ -27,6 +27,7 @@ type look struct {
 	errs     map[string]error
 	note     *Note
 	move     *Move
+	cloning  string // the node that was being cloned as the leader when a run was cut off
 	fenced   map[string]bool
 }
 
@@ -144,6 +145,19 @@ func (v view) lost(site string) (Lost, bool) {
 	return l, there
 }
 
+// forcing is the site to which a forced move was cut off before it took writes: it is noted as
+// the primary, and still follows. Empty if there is none.
+func (v view) forcing() string {
+	n := v.note()
+	if n == nil || len(n.Lost) == 0 {
+		return ""
+	}
+	if st := v.state(n.Primary); st == follows || st == between {
+		return n.Primary
+	}
+	return ""
+}
+
 // Manager brings replications to what their specs say.
 type Manager struct {
 	*patroni.Manager
@@ -203,6 +217,10 @@ func (l *look) ask(ctx context.Context) (err error) {
 	}
 	if l.move = nil; there {
 		l.move = &move
+	}
+	l.cloning = ""
+	if _, err = l.live.Noted(ctx, cloneKey, &l.cloning); err != nil {
+		return err
 	}
 	l.statuses, l.errs = l.live.Statuses(ctx)
 	l.fenced = map[string]bool{}

@@ -32,7 +32,7 @@ func (p *planned) begin() engine.Plan {
 	plan := p.s.trust(p.v).ThenPlan(p.s.passwords(p.v, from)).ThenPlan(p.s.addSlots(p.v, to))
 	for _, site := range []string{to, from} {
 		for _, l := range p.v[site] {
-			if l.move == nil || *noLeaders(*l.move) != *noLeaders(p.move) {
+			if l.move == nil || l.move.From != from || l.move.To != to {
 				plan = plan.Then(l.step("note.move", fmt.Sprintf("note that the primary moves from %s to %s", from, to), engine.Safe, func(ctx context.Context) error {
 					return l.live.Note(ctx, moveKey, p.move)
 				}))
@@ -47,9 +47,6 @@ func (p *planned) begin() engine.Plan {
 	}
 	return plan.ThenParallel(lanes...)
 }
-
-// noLeaders is a move's two sites alone.
-func noLeaders(m Move) *struct{ from, to string } { return &struct{ from, to string }{m.From, m.To} }
 
 // near has a standby without a delay, and waits until little is missing: what has to be
 // sent and applied after the last write is what the gap consists of.
@@ -91,6 +88,16 @@ func (p *planned) stopped(l *look) bool {
 	paused, _ := patroni.Bool(l.known.Config["pause"])
 	st, answers := l.statuses[p.move.Leaders[l.index]]
 	return paused && answers && st.State != "running"
+}
+
+// leaderless reports whether a node does not answer that was the old site's primary.
+func (p *planned) leaderless() bool {
+	for _, l := range p.v[p.move.From] {
+		if l.errs[p.move.Leaders[l.index]] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // cleanly reports whether the Patroni of a cluster's leader stops it cleanly by itself when
@@ -393,27 +400,25 @@ func (p *planned) after(ctx context.Context) error {
 	to := p.move.To
 	var lanes []engine.Plan
 	for _, name := range p.s.others(to) {
-		_, given := p.v.lost(name)
 		for _, l := range p.v[name] {
-			if l.err == nil && !given {
+			if l.err == nil {
 				lanes = append(lanes, engine.Sequence(l.step("streams", "wait until it streams from site "+p.s.upstream(name, to), engine.Safe, func(ctx context.Context) error {
 					return p.m.following(ctx, p.v, l, to)
 				})))
 			}
 		}
 	}
-	plan := p.s.note(p.v, to, func(n *Note) { n.Generation++ })
+	moved := func(n *Note) { n.Generation++ }
+	if n := p.v.note(); n != nil && n.Primary == to {
+		moved = nil // it was counted by a run that was cut off
+	}
+	plan := p.s.note(p.v, to, moved)
 	for _, l := range p.v[p.move.From] {
 		if paused, _ := patroni.Bool(l.known.Config["pause"]); paused {
 			plan = plan.Then(l.step("resume", "resume Patroni, as a standby", engine.Reload, func(ctx context.Context) error { return p.resume(ctx, l) }))
 		}
 	}
-	plan = plan.ThenPlan(p.forget()).ThenPlan(p.s.repoint(p.v, to))
-	if len(p.v[to]) > 1 {
-		plan = plan.Then(p.v[to][0].step("metadata", "see that Citus's metadata has the hosts of site "+to, engine.Safe, func(ctx context.Context) error {
-			return p.m.metadata(ctx, p.v, to)
-		}))
-	}
+	plan = plan.ThenPlan(p.forget()).ThenPlan(p.s.repoint(p.v, to)).ThenPlan(p.m.settleMetadata(p.v, to))
 	plan = plan.ThenParallel(lanes...).ThenPlan(p.s.dropSlots(p.v, to))
 	return engine.Run(ctx, plan, p.m.Manager.Observe)
 }
@@ -559,6 +564,9 @@ func (s Spec) describe(v view, from, to string) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	for i, l := range v[from] {
 		leader, st, _ := l.leader()
+		if version := st.Patroni.Version; version != "" && !patroni.AtLeast(version, 4, 1) {
+			line("- Patroni of %s is paused meanwhile: %s would crash PostgreSQL where 4.1 stops it.", l.name(), version)
+		}
 		next, standby, _ := v[to][i].leader()
 		line("- %s takes no more writes; it is stopped cleanly, and its site then follows. %s takes writes when it has all of them.", dash(leader), dash(next))
 		if lag := st.XLog.Location - standby.XLog.Replayed; st.Primary() && standby.XLog.Replayed > 0 {

@@ -62,7 +62,7 @@ func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
 			o.Alarms = append(o.Alarms, p.Cause.Error()+".")
 		}
 		o.Drift = append(o.Drift, "split brain between the sites "+strings.Join(split, " and "))
-	case mv != nil:
+	case mv != nil && !v.gave(mv.From):
 		o.Drift = append(o.Drift, fmt.Sprintf("a move of the primary from %s to %s was cut off", mv.From, mv.To))
 	case primary == "":
 		o.Drift = append(o.Drift, "no site is the primary")
@@ -76,15 +76,16 @@ func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Lost)) {
 		if _, there := s.Sites[name]; there && v.unreachable(name) == nil {
-			o.Drift = append(o.Drift, s.diverged(v, name, n.Lost[name]))
+			o.Drift = append(o.Drift, m.diverged(ctx, v, name, n.Lost[name]))
 		}
 	}
 	return o, nil
 }
 
 // diverged says what a site has that was given up and can be reached again.
-func (s Spec) diverged(v view, site string, lost Lost) string {
+func (m Manager) diverged(ctx context.Context, v view, site string, lost Lost) string {
 	var parts []string
+	how := "pg_rewind, or by cloning it again"
 	for i, l := range v[site] {
 		if i >= len(lost.Ends) {
 			continue
@@ -95,9 +96,12 @@ func (s Spec) diverged(v view, site string, lost Lost) string {
 		} else if len(l.fenced) > 0 {
 			part += ", and is kept from taking writes"
 		}
+		if m.forked(ctx, l, lost) {
+			how = "cloning it again, with all of its nodes stopped meanwhile: it has promoted a node since, and cannot be rewound"
+		}
 		parts = append(parts, part)
 	}
-	return fmt.Sprintf("site %s is back, which was given up on %s: %s. Applying has it follow; what only it has is thrown away by pg_rewind, or by cloning it again", site, lost.At.UTC().Format("2006-01-02 15:04 UTC"), strings.Join(parts, "; "))
+	return fmt.Sprintf("site %s is back, which was given up on %s: %s. Applying has it follow; what only it has is thrown away by %s", site, lost.At.UTC().Format("2006-01-02 15:04 UTC"), strings.Join(parts, "; "), how)
 }
 
 // Preview is what an apply would do, for people.
@@ -125,11 +129,20 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 	primary, split := s.primary(v)
 	switch mv := v.move(); {
 	case len(split) > 0:
+		if err := s.foreign(v, s.Primary); err != nil {
+			return p, err
+		}
 		p.Title = "Several sites are primaries"
 		p.Text = problem.Details(s.splitBrain(v, split))
-	case mv != nil:
+	case mv != nil && !v.gave(mv.From):
 		p.Title = fmt.Sprintf("A move of the primary from %s to %s was cut off", mv.From, mv.To)
 		p.Text = fmt.Sprintf("Applying goes on with it, or takes it back if primary is not %q, and none of the clusters of site %s has been promoted.", mv.To, mv.To)
+	case primary == "" && v.forcing() != "":
+		p.Title = fmt.Sprintf("A forced move of the primary to site %s was cut off", v.forcing())
+		p.Text = fmt.Sprintf("Applying with primary = %q goes on with it: that site takes writes, without what %s may have had last. With another one it is refused.", v.forcing(), strings.Join(v.givenUp(), " and "))
+	case primary == "" && v.note() != nil:
+		p.Title = "No site is the primary"
+		p.Text = problem.Details(m.nobody(ctx, Spec{Primary: s.Primary}, v))
 	case primary == "" || primary == s.Primary:
 		if primary == "" {
 			primary = s.Primary
@@ -145,7 +158,7 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 		p.Steps = append(p.Steps, m.clones(s, v, stale, primary).Describe(engine.Reload)...)
 		for _, site := range v.givenUp() {
 			if lost, _ := v.lost(site); v[site] != nil && v.unreachable(site) == nil {
-				p.Steps = append(p.Steps, s.diverged(v, site, lost))
+				p.Steps = append(p.Steps, m.diverged(ctx, v, site, lost))
 			}
 		}
 	case s.Forced:
@@ -160,6 +173,7 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 		p.Title = fmt.Sprintf("Applying this moves the primary from site %s to site %s", primary, s.Primary)
 		p.Text = s.describe(v, primary, s.Primary)
 		p.Against = m.gates(ctx, s, v, primary, s.Primary)
+		p.Steps = s.settle(v.without(v.givenUp()), primary).Describe(engine.Reload)
 	}
 	return p, nil
 }

@@ -215,7 +215,7 @@ func (s Spec) foreign(v view, primary string) error {
 	return nil
 }
 
-// Split is the problem of two sites that take writes, and nobody has said which of them
+// splitBrain is the problem of two sites that take writes, and nobody has said which of them
 // is right.
 func (s Spec) splitBrain(v view, sites []string) error {
 	var lines []string
@@ -232,13 +232,9 @@ func (s Spec) splitBrain(v view, sites []string) error {
 			}
 		}
 	}
-	generation := int64(1)
-	if n := v.note(); n != nil {
-		generation = n.Generation
-	}
 	var words []string
 	for _, name := range sites {
-		words = append(words, fmt.Sprintf("accept_data_loss = %q to throw away what only %s has", acceptance(name, generation), name))
+		words = append(words, fmt.Sprintf("accept_data_loss = %q to throw away what only %s has", acceptance(name, generation(v)), name))
 	}
 	return &problem.Error{
 		Step: "find out which site is the primary", Left: "all sites, as they are.",

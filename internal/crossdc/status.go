@@ -17,7 +17,7 @@ type Status struct {
 	Generation int64
 	SplitBrain bool
 	Sites      map[string]SiteStatus
-	// Ready are the sites to which the primary could move now, and for the others why not.
+	// Blocked are, for each site that is not the primary, what speaks against moving it there.
 	Blocked  map[string][]string
 	Warnings []string
 }
@@ -77,7 +77,7 @@ func (m Manager) Status(ctx context.Context, s Spec) (out Status, err error) {
 		out.Sites[name] = site
 		lost, given := v.lost(name)
 		if given && v.unreachable(name) == nil {
-			out.Warnings = append(out.Warnings, s.diverged(v, name, lost))
+			out.Warnings = append(out.Warnings, m.diverged(ctx, v, name, lost))
 		}
 		if name != primary && primary != "" {
 			out.Blocked[name] = m.gates(ctx, s, v, primary, name)

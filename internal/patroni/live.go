@@ -277,19 +277,21 @@ func (l *Live) Fence(ctx context.Context, name string) error {
 	return remote.StopUnit(ctx, h, Unit, stopTimeout)
 }
 
-// Unfence is the other way round; it starts Patroni if it was fenced.
+// Unfence is the other way round, and starts Patroni, which whoever was cut off may not have.
 func (l *Live) Unfence(ctx context.Context, name string) error {
 	h := l.m.Fleet.Host(l.do.Known.Nodes[name].Target)
 	var p remote.Probe
 	f, err := p.Path(fencePath).Run(ctx, h)
-	if err != nil || !f.Path(fencePath).Exists() {
+	if err != nil {
 		return err
 	}
-	if err := remote.RemoveFiles(ctx, h, fencePath); err != nil {
-		return err
-	}
-	if err := remote.DaemonReload(ctx, h); err != nil {
-		return err
+	if f.Path(fencePath).Exists() {
+		if err := remote.RemoveFiles(ctx, h, fencePath); err != nil {
+			return err
+		}
+		if err := remote.DaemonReload(ctx, h); err != nil {
+			return err
+		}
 	}
 	return remote.StartUnit(ctx, h, Unit)
 }
@@ -356,6 +358,12 @@ func (l *Live) TakePasswords(ctx context.Context, of *Live) error {
 	}
 	theirs := of.do.Known.Secrets
 	was := *l.do.Known.Secrets
+	if n := l.do.Known.Next; n != nil && (n.API != was.API || n.Etcd != was.Etcd || n.EtcdUser != was.EtcdUser) {
+		return &problem.Error{
+			Step: "take the passwords of the primary site", Cause: fmt.Errorf("a change of the passwords of the cluster %s was begun and is not finished", l.c.Name()),
+			Left: "all passwords, as they were.", Do: "apply the pgha_patroni_cluster resource first: it finishes the change.",
+		}
+	}
 	next := was
 	next.Superuser, next.Replication, next.Rewind = theirs.Superuser, theirs.Replication, theirs.Rewind
 	if err := putJSON(ctx, l.do.KV, l.c.secretsKey(), storedSecrets{Secrets: was, Next: &next}); err != nil {
@@ -407,9 +415,6 @@ func (k Known) HasDatabase() bool { return hasDatabase(k) }
 
 // FormatLSN writes a location in the WAL as PostgreSQL does.
 func FormatLSN(n int64) string { return formatLSN(n) }
-
-// ParseLSN reads one, 0 if it is none.
-func ParseLSN(text string) int64 { return lsn(text) }
 
 // AtLeast compares a version of Patroni.
 func AtLeast(version string, major, minor int) bool { return !before(version, major, minor, 0) }

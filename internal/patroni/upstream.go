@@ -15,43 +15,39 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/wait"
 )
 
-// Upstream is what a server says to a standby that logs in (PostgreSQL's streaming
-// replication protocol, IDENTIFY_SYSTEM).
-type Upstream struct {
-	SystemID string
-	Timeline int64
-	LSN      int64
-}
-
 // upstream logs in from a node's host to servers of another cluster, as the node's
-// PostgreSQL would: the same account, password, certificate and way through the network.
-// The first of the hosts that answers counts.
-func (d *Doer) upstream(ctx context.Context, n Node, hosts string, port int) (u Upstream, err error) {
+// PostgreSQL would: the same account, password, certificate and way through the network. It
+// returns the system identifier of the first of the hosts that answers (PostgreSQL's
+// streaming replication protocol, IDENTIFY_SYSTEM).
+func (d *Doer) upstream(ctx context.Context, n Node, hosts string, port int) (systemID string, err error) {
 	res, err := d.host(n).Run(ctx, host.Cmd{
 		Name: "postgres.upstream", User: account, Script: remote.Script(scripts, "scripts/upstream.sh"), Timeout: 30 * time.Second,
 		Args:  []string{postgres.BinDir(n.major()), hosts, strconv.Itoa(port), n.Cluster.Users.Replication, n.Cluster.AuthorityPath()},
 		Stdin: []byte(d.Known.Secrets.Replication + "\n"),
 	})
 	if err != nil {
-		return u, err
+		return "", err
 	}
-	f := strings.Split(strings.TrimSpace(string(res.Stdout)), "|")
-	if len(f) < 3 {
-		return u, fmt.Errorf("what the servers at %s say of themselves cannot be read: %q", hosts, res.Stdout)
+	systemID, _, _ = strings.Cut(strings.TrimSpace(string(res.Stdout)), "|")
+	if systemID == "" {
+		return "", fmt.Errorf("what the servers at %s say of themselves cannot be read: %q", hosts, res.Stdout)
 	}
-	u.SystemID, u.LSN = f[0], lsn(f[2])
-	u.Timeline, err = strconv.ParseInt(f[1], 10, 64)
-	return u, err
+	return systemID, nil
 }
 
-// Reaches logs in from a node's host to servers of another cluster, as a standby does.
-func (l *Live) Reaches(ctx context.Context, name string, hosts []string, port int) (Upstream, error) {
+// Reaches logs in from a node's host to servers of another cluster, as a standby does, and
+// refuses those that have another database.
+func (l *Live) Reaches(ctx context.Context, name string, hosts []string, port int) error {
 	n, err := l.node(name)
 	if err != nil {
-		return Upstream{}, err
+		return err
 	}
 	n.Postgres = strconv.Itoa(l.do.Known.Nodes[name].Major)
-	return l.do.upstream(ctx, n, strings.Join(hosts, ","), port)
+	id, err := l.do.upstream(ctx, n, strings.Join(hosts, ","), port)
+	if own := l.do.Known.Initialize; err == nil && own != "" && id != own {
+		err = fmt.Errorf("the servers at %s have another database (system identifier %s, not %s)", strings.Join(hosts, ","), id, own)
+	}
+	return err
 }
 
 // upstreamPatience is for how long the first node of a standby cluster waits for the
@@ -72,12 +68,12 @@ func (d *Doer) waitUpstream(ctx context.Context, n Node, standby map[string]any)
 	bounded, cancel := context.WithTimeout(ctx, upstreamPatience)
 	defer cancel()
 	err := wait.Until(bounded, d.Log, "the servers at "+hosts+" to let "+n.Name+" clone them", time.Second, func(ctx context.Context) (bool, string, error) {
-		u, err := d.upstream(ctx, n, hosts, port)
+		_, err := d.upstream(ctx, n, hosts, port)
 		var run *host.Error
 		if errors.As(err, &run) {
 			return false, run.Stderr, nil
 		}
-		return err == nil && u.SystemID != "", "", err
+		return err == nil, "", err
 	})
 	if err != nil {
 		return &problem.Error{

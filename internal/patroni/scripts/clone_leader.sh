@@ -7,6 +7,13 @@ cd /
 bin=$1 data=$2 hosts=$3 port=$4 user=$5 ca=$6
 IFS= read -r PGPASSWORD
 export PGPASSWORD
+# Whoever asked may be gone while a copy goes on: two of them would delete each other's.
+mkdir -p /run/lock/pgha
+exec 9>/run/lock/pgha/clone
+if ! flock -n 9; then
+	echo "a copy that was begun before is still under way" >&2
+	exit 1
+fi
 if [ -f "$data/postmaster.pid" ] && kill -0 "$(head -n 1 "$data/postmaster.pid")" 2>/dev/null; then
 	echo "a server runs in $data" >&2
 	exit 1
