@@ -219,7 +219,9 @@ func TestForcing(t *testing.T) {
 		want   string
 	}{
 		"nothing was given up": {func(view) {}, ""},
-		"cut off":              {func(v view) { v["dc2"][0].note = &Note{Primary: "dc2", Generation: 4, Lost: map[string]Lost{"dc1": {}}} }, "dc2"},
+		"cut off": {func(v view) {
+			v["dc2"][0].note = &Note{Primary: "dc2", Generation: 4, Lost: map[string]Lost{"dc1": {}}}
+		}, "dc2"},
 		"promoted": {func(v view) {
 			v["dc2"][0].note = &Note{Primary: "dc2", Generation: 4, Lost: map[string]Lost{"dc1": {}}}
 			delete(v["dc2"][0].known.Config, standbyPath)
