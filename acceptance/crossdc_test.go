@@ -32,6 +32,8 @@ type crossSite struct {
 	clusters string            // of each cluster
 	newer    string            // version of PostgreSQL in dc2, if that is another one
 	follow   map[string]string // which datacenter another one follows, unless the primary
+	delay    map[string]string // by how much a datacenter applies later
+	settings string            // further parameters of each cluster
 }
 
 func newCrossSite(t *testing.T, patroni string, more ...labhost.Datacenter) *crossSite {
@@ -97,7 +99,7 @@ resource "pgha_patroni_cluster" %[1]q {
   synchronous_mode = "quorum"
   rollout          = { allow_downtime = true }
   failure_detection = "fast"
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" %[7]s } }
   deletion_protection = false
   on_destroy = "purge"
   %[6]s
@@ -110,15 +112,18 @@ resource "pgha_patroni_node" %[1]q {
   versions   = { postgresql = %[4]q, patroni = %[5]q }
   on_destroy = "purge"
   depends_on = [pgha_cross_dc_replication.main]
-}`, dc, s.oldest("etcd-server"), quotedList(s.nodes[dc]), postgres, s.patroni, s.clusters)
+}`, dc, s.oldest("etcd-server"), quotedList(s.nodes[dc]), postgres, s.patroni, s.clusters, s.settings)
 	}
 	p("resource \"pgha_cross_dc_replication\" \"main\" {\n  name    = \"main\"\n  primary = var.primary_site\n  %s\n  sites = {", s.more)
 	for _, dc := range slices.Sorted(maps.Keys(s.nodes)) {
-		follow := ""
+		further := ""
 		if f := s.follow[dc]; f != "" {
-			follow = fmt.Sprintf(", follow = %q", f)
+			further = fmt.Sprintf(", follow = %q", f)
 		}
-		p("    %[1]s = { clusters = [{ cluster = pgha_patroni_cluster.%[1]s.membership, hosts = [for n in [%[2]s] : local.%[1]s[n]] }]%[3]s }", dc, quotedList(s.nodes[dc]), follow)
+		if d := s.delay[dc]; d != "" {
+			further += fmt.Sprintf(", recovery_min_apply_delay = %q", d)
+		}
+		p("    %[1]s = { clusters = [{ cluster = pgha_patroni_cluster.%[1]s.membership, hosts = [for n in [%[2]s] : local.%[1]s[n]] }]%[3]s }", dc, quotedList(s.nodes[dc]), further)
 	}
 	p("  }\n}")
 	var authorities []string

@@ -29,6 +29,7 @@ func TestCrossDCAround(t *testing.T) {
 	w := s.writes()
 	both := s.watch(t)
 	s.run(t, "partition", func(t *testing.T) { s.apart(t, w) })
+	s.run(t, "delayed", s.delayed)
 	s.run(t, "behind the slot", func(t *testing.T) { s.behindSlot(t, w) })
 	s.run(t, "upgraded", s.upgradedStandby)
 	s.run(t, "addresses and a name", s.named)
@@ -78,6 +79,34 @@ func (s *crossSite) apart(t *testing.T, w *writer.Writer) {
 	s.NoChanges(ctx)
 }
 
+// delayed has the third datacenter apply what it receives later than the others, and all of
+// them give a stream up too soon for how far they are from each other.
+func (s *crossSite) delayed(t *testing.T) {
+	ctx := t.Context()
+	s.delay, s.settings = map[string]string{"dc3": "20s"}, `, wal_sender_timeout = "400ms"`
+	s.configure()
+	s.Apply(ctx)
+	s.NoChanges(ctx)
+	s.sql(s.leaderOf("dc1"), "create table delayed (at timestamptz)")
+	s.sql(s.leaderOf("dc1"), "insert into delayed values (now())")
+	there := "select to_regclass('delayed') is not null"
+	s.eventually("the row in dc2", 10*time.Second, func(context.Context) (bool, string) { got := s.sql(s.leaderOf("dc2"), there); return got == "t", got })
+	if got := s.sql("c1", there); got != "f" {
+		t.Error("dc3 has applied it at once")
+	}
+	s.eventually("the row in dc3", 40*time.Second, func(context.Context) (bool, string) { got := s.sql("c1", there); return got == "t", got })
+	if got := s.sql("c1", "select now() - (select at from delayed) >= '20 s'"); got != "t" {
+		t.Error("dc3 has applied it too soon")
+	}
+	// Somebody moves to a datacenter whose streams end whenever a few packets are lost.
+	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "has wal_sender_timeout = 400ms, and site dc2 is", "there and back", "Set 600ms or more")
+	s.delay, s.settings = nil, ""
+	s.configure()
+	s.Apply(ctx)
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+}
+
 // behindSlot has the other datacenter miss more WAL than its slot keeps.
 func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 	ctx := t.Context()
@@ -91,7 +120,7 @@ func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 		s.sql(leader, "select pg_switch_wal()")
 		s.sql(leader, "checkpoint")
 		got := s.sql(leader, "select coalesce((select wal_status from pg_replication_slots where slot_name = 'pgha_site_dc2'), 'gone')")
-		return got == "lost" || got == "gone", got
+		return got == "lost" || got == "gone", got + s.sql(leader, "select string_agg(concat_ws(' ', backend_type, wait_event_type, wait_event), ', ') from pg_stat_activity where backend_type in ('walsender', 'checkpointer')")
 	})
 	heal()
 	s.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {

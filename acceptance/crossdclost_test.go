@@ -74,6 +74,8 @@ func (s *crossSite) lostSite(t *testing.T) {
 		out, _ := s.lab.SSH(ctx, s.leaderOf("dc1"), "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()'")
 		return strings.TrimSpace(out) == "f", out
 	})
+	// More than maximum_lag_on_failover: whoever clones dc2 is far behind what etcd knows.
+	s.sql(s.leaderOf("dc1"), "select count(pg_logical_emit_message(false, 'fork', repeat('x', 1000000))) from generate_series(1, 20)")
 	plan = s.Plan(ctx)
 	has(t, plan, "SPLIT BRAIN in the replication main", "site dc1 is back, which was given up", "diverged at")
 	s.runbook("returned", plan, "Terraform will perform")

@@ -61,7 +61,12 @@ func siteSwitchover(ctx context.Context, s *suite, runs int) ([]Result, error) {
 			gaps, totals = append(gaps, gap.Seconds()), append(totals, took.Seconds())
 			s.logf("site_switchover %d/%d: %.2f s without a write, %.1f s in all", i+1, runs, gap.Seconds(), took.Seconds())
 		}
-		return nil
+		lost, acked, err := w.Missing(ctx)
+		if err == nil && lost > 0 {
+			err = fmt.Errorf("%d of %d acknowledged rows are lost", lost, acked)
+		}
+		s.logf("site_switchover: %d of %d acknowledged rows are lost", lost, acked)
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -239,23 +239,33 @@ func (w *Writer) Check(t testing.TB) {
 	}
 }
 
-// Lost stops the writer and counts the acknowledged rows that are missing.
+// Lost is Missing for tests.
 func (w *Writer) Lost(t testing.TB) (lost, acked int) {
 	t.Helper()
-	w.Stop()
-	conn, err := Connect(t.Context(), w.cfg)
+	lost, acked, err := w.Missing(t.Context())
 	if err != nil {
-		t.Fatalf("cannot connect to count rows: %v", err)
+		t.Fatalf("cannot count rows: %v", err)
 	}
-	defer conn.Close(t.Context())
-	rows, err := conn.Query(t.Context(), "select id from "+w.cfg.Table)
+	return lost, acked
+}
+
+// Missing stops the writer and counts the acknowledged rows, and those of them that are
+// missing.
+func (w *Writer) Missing(ctx context.Context) (lost, acked int, err error) {
+	w.Stop()
+	conn, err := Connect(ctx, w.cfg)
 	if err != nil {
-		t.Fatal(err)
+		return 0, 0, err
+	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, "select id from "+w.cfg.Table)
+	if err != nil {
+		return 0, 0, err
 	}
 	there := map[int64]bool{}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err != nil {
-		t.Fatal(err)
+		return 0, 0, err
 	}
 	for _, id := range ids {
 		there[id] = true
@@ -267,7 +277,7 @@ func (w *Writer) Lost(t testing.TB) (lost, acked int) {
 			lost++
 		}
 	}
-	return lost, len(w.acked)
+	return lost, len(w.acked), nil
 }
 
 // ConnectTo connects to the first of the hosts whatever it is, with parameters

@@ -252,6 +252,40 @@ func TestCloneCutOff(t *testing.T) {
 	}
 }
 
+// Streams that end whenever the network is slow for a moment are named, with what to set.
+func TestImpatient(t *testing.T) {
+	s := spec("dc1", "dc1", "dc2")
+	for name, c := range map[string]struct {
+		set  map[string]string // of dc1
+		away time.Duration
+		want int
+	}{
+		"not set":                 {nil, time.Second, 0},
+		"long enough":             {map[string]string{"wal_sender_timeout": "5s"}, 30 * time.Millisecond, 0},
+		"too short":               {map[string]string{"wal_sender_timeout": "400"}, 30 * time.Millisecond, 1},
+		"both":                    {map[string]string{"wal_sender_timeout": "400ms", "wal_receiver_timeout": "0.5s"}, 30 * time.Millisecond, 2},
+		"for ever":                {map[string]string{"wal_sender_timeout": "0"}, time.Second, 0},
+		"nobody knows how far":    {map[string]string{"wal_sender_timeout": "1ms"}, 0, 0},
+		"it cannot be understood": {map[string]string{"wal_sender_timeout": "soon"}, time.Second, 0},
+	} {
+		v := s.at("dc1")
+		parameters := map[string]any{}
+		for k, value := range c.set {
+			parameters[k] = value
+		}
+		v["dc1"][0].known.Config["postgresql"] = map[string]any{"parameters": parameters}
+		list := impatient(v["dc2"][0], v["dc1"][0], c.away)
+		if len(list) != c.want {
+			t.Errorf("%s: %v", name, list)
+		}
+		for _, text := range list {
+			if !strings.Contains(text, "site dc2 is 30ms away from site dc1") || !strings.Contains(text, "Set 600ms or more") {
+				t.Errorf("%s: %s", name, text)
+			}
+		}
+	}
+}
+
 // What does not belong together is refused.
 func TestForeign(t *testing.T) {
 	s := spec("dc1", "dc1", "dc2")

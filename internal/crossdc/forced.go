@@ -248,7 +248,10 @@ func (m Manager) takeInSite(ctx context.Context, s Spec, v view, site, primary s
 		lanes = append(lanes, engine.Sequence(
 			l.step("follow", "follow site "+primary+", and throw away what only it has", engine.Destructive, func(ctx context.Context) error {
 				if len(l.writable()) == 0 {
-					return l.live.SetDirectly(ctx, wanted, append(s.idle(l, primary), "pause"))
+					if err := l.live.SetDirectly(ctx, wanted, append(s.idle(l, primary), "pause")); err != nil {
+						return err
+					}
+					return l.live.ForgetPosition(ctx) // rewound, they are behind it
 				}
 				return l.live.Set(ctx, wanted, s.idle(l, primary))
 			}),

@@ -125,7 +125,7 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 	if err := m.look(ctx, v); err != nil {
 		return p, err
 	}
-	p.Warnings = s.fit(v)
+	p.Warnings = append(s.fit(v), s.far(ctx, v)...)
 	primary, split := s.primary(v)
 	switch mv := v.move(); {
 	case len(split) > 0:
@@ -176,50 +176,6 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 		p.Steps = s.settle(v.without(v.givenUp()), primary).Describe(engine.Reload)
 	}
 	return p, nil
-}
-
-// fit is what fits badly in the settings of the clusters.
-func (s Spec) fit(v view) []string {
-	var list []string
-	for _, name := range s.names() {
-		for _, l := range v[name] {
-			if l.err != nil || l.known.ConfigRevision == 0 {
-				continue
-			}
-			flat := l.known.Config.Flatten()
-			if up := s.upstream(name, s.Primary); up != "" && v[up][l.index].err == nil {
-				list = append(list, less(l, v[up][l.index])...)
-			}
-			if size := patroni.Text(flat[patroni.Parameter("max_slot_wal_keep_size")]); size == "" || size == "-1" {
-				list = append(list, l.name()+" keeps WAL without a bound for a site that is away (max_slot_wal_keep_size): its disk can run full, and then nobody writes")
-			}
-			if rewind, set := patroni.Bool(flat["postgresql/use_pg_rewind"]); !set || !rewind {
-				list = append(list, l.name()+" does without pg_rewind (use_pg_rewind): a site that was given up has to be cloned again")
-			}
-		}
-	}
-	return list
-}
-
-// atLeast are parameters of which a standby needs as much as its primary has (PostgreSQL
-// documentation, "Hot Standby", "Administrator's Overview"), with their defaults in Patroni.
-var atLeast = map[string]int64{"max_connections": 100, "max_prepared_transactions": 0, "max_locks_per_transaction": 64, "max_wal_senders": 10, "max_worker_processes": 8}
-
-// less are those of which a standby has less than whom it follows.
-func less(l, of *look) []string {
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(atLeast)) {
-		value := func(l *look) int64 {
-			if n, ok := patroni.Int(l.known.Config.Flatten()[patroni.Parameter(name)]); ok {
-				return n
-			}
-			return atLeast[name]
-		}
-		if have, needs := value(l), value(of); have < needs {
-			list = append(list, fmt.Sprintf("%s has %s = %d, and %s, which it follows, has %d: a standby with less stops applying what it receives. Raise it there first", l.name(), name, have, of.name(), needs))
-		}
-	}
-	return list
 }
 
 // Destroy ends the replication's management. A site that has data goes on following: it

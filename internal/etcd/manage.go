@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -402,12 +400,12 @@ func (m *Manager) RoundTrip(ctx context.Context, s Spec) time.Duration {
 	for _, from := range s.Names() {
 		wg.Go(func() {
 			h := m.Doer.host(s, from)
-			own := answerTime(ctx, h, s.Members[from].Address, s.PeerPort)
+			own := host.AnswerTime(ctx, h, s.Members[from].Address, s.PeerPort)
 			for _, to := range s.Names() {
 				if to == from {
 					continue
 				}
-				if there := answerTime(ctx, h, s.Members[to].Address, s.PeerPort); there > 0 && own > 0 {
+				if there := host.AnswerTime(ctx, h, s.Members[to].Address, s.PeerPort); there > 0 && own > 0 {
 					mu.Lock()
 					longest = max(longest, there-own)
 					mu.Unlock()
@@ -417,30 +415,6 @@ func (m *Manager) RoundTrip(ctx context.Context, s Spec) time.Duration {
 	}
 	wg.Wait()
 	return longest
-}
-
-// answerTime is the shortest of a few tries to connect; being refused is an
-// answer, too. Zero means none.
-func answerTime(ctx context.Context, h host.Host, address string, port int) time.Duration {
-	var best time.Duration
-	for range 4 {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		begin := time.Now()
-		c, err := h.Dial(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
-		took := time.Since(begin)
-		timedOut := ctx.Err() != nil
-		cancel()
-		if c != nil {
-			_ = c.Close()
-		}
-		if timedOut || err != nil && host.KindOf(err) != host.KindDial {
-			return 0
-		}
-		if best == 0 || took < best {
-			best = took
-		}
-	}
-	return best
 }
 
 // goOn plans again and runs that, as long as a plan has brought the replacement of

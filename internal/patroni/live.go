@@ -182,7 +182,7 @@ func (l *Live) CloneReplica(ctx context.Context, name string) error {
 }
 
 // CloneLeader has the leader of a standby cluster throw its data away and copy another
-// site's, which no Patroni does by itself.
+// site's, which no Patroni does by itself. Patroni must not run on the other nodes.
 func (l *Live) CloneLeader(ctx context.Context, name string, hosts []string, port int) error {
 	n, err := l.node(name)
 	if err != nil {
@@ -198,7 +198,11 @@ func (l *Live) CloneLeader(ctx context.Context, name string, hosts []string, por
 		Args:  []string{postgres.BinDir(r.Major), r.DataDir, strings.Join(hosts, ","), strconv.Itoa(port), l.c.Users.Replication, l.c.AuthorityPath()},
 		Stdin: []byte(l.do.Known.Secrets.Replication + "\n"),
 	})
-	started := remote.StartUnit(context.WithoutCancel(ctx), h, Unit)
+	var forgot error
+	if err == nil {
+		forgot = l.ForgetPosition(ctx)
+	}
+	started := errors.Join(forgot, remote.StartUnit(context.WithoutCancel(ctx), h, Unit))
 	if err != nil {
 		return problem.Fill(err, problem.Error{
 			Host: n.Target.Name, Step: "clone the database of the primary site", Left: "the data that was there, and Patroni running with it.",
@@ -208,8 +212,35 @@ func (l *Live) CloneLeader(ctx context.Context, name string, hosts []string, por
 	return started
 }
 
+// ForgetPosition removes what Patroni has noted in etcd of how far the cluster's WAL went.
+// Who is behind that by more than maximum_lag_on_failover (1 MiB if it is not set) does not
+// take the leader's lock: nobody ever, if that WAL is of a history that is thrown away. A
+// leader writes it anew with each of its loops.
+func (l *Live) ForgetPosition(ctx context.Context) error {
+	var errs []error
+	for _, key := range []string{"status", "optime/leader"} { // the latter is for Patroni before 2.1
+		errs = append(errs, l.do.KV.Delete(ctx, l.c.Prefix()+key))
+	}
+	return errors.Join(errs...)
+}
+
 // cloneTimeout bounds the copy of a database.
 const cloneTimeout = 24 * time.Hour
+
+// Distance is the round trip from a node to another cluster's server, by how much longer a
+// connection there takes to be answered than one to its own; zero where nothing answers.
+func (l *Live) Distance(ctx context.Context, name, address string, port int) time.Duration {
+	r, there := l.do.Known.Nodes[name]
+	if !there {
+		return 0
+	}
+	h := l.m.Fleet.Host(r.Target)
+	own, other := host.AnswerTime(ctx, h, r.Address, l.c.PostgresPort), host.AnswerTime(ctx, h, address, port)
+	if own == 0 || other == 0 {
+		return 0
+	}
+	return max(0, other-own)
+}
 
 // Paused waits until all members have seen whether the cluster is paused.
 func (l *Live) Paused(ctx context.Context, paused bool) error {

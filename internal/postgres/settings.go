@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Setting is a configuration parameter as a server of one major version
@@ -192,6 +193,18 @@ func (s Setting) number(value string) (float64, error) {
 		n = math.RoundToEven(n)
 	}
 	return n, nil
+}
+
+// SettingTime reads the value of a parameter that is a time, as the server would, and
+// reports whether it is one.
+func SettingTime(name, value string) (time.Duration, bool) {
+	s, found, _ := Lookup(0, name)
+	unit, isTime := timeUnits[s.Unit]
+	if !found || !isTime {
+		return 0, false
+	}
+	n, err := s.number(value)
+	return time.Duration(n * unit * float64(time.Second)), err == nil
 }
 
 // SameSetting reports whether two values mean the same to the server.

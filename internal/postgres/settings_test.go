@@ -3,6 +3,7 @@ package postgres
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCheckSetting(t *testing.T) {
@@ -72,6 +73,19 @@ func TestSameSetting(t *testing.T) {
 	} {
 		if got := SameSetting(c.name, c.a, c.b); got != c.want {
 			t.Errorf("%s: %q and %q: %v", c.name, c.a, c.b, got)
+		}
+	}
+}
+
+func TestSettingTime(t *testing.T) {
+	for value, want := range map[string]time.Duration{"400": 400 * time.Millisecond, "5s": 5 * time.Second, "1min": time.Minute, "0": 0} {
+		if got, ok := SettingTime("wal_sender_timeout", value); !ok || got != want {
+			t.Errorf("%s is %s, %t; want %s", value, got, ok, want)
+		}
+	}
+	for name, value := range map[string]string{"wal_sender_timeout": "soon", "work_mem": "4MB", "no_such": "1s"} {
+		if got, ok := SettingTime(name, value); ok {
+			t.Errorf("%s = %s is %s", name, value, got)
 		}
 	}
 }
