@@ -99,7 +99,7 @@ func (s *crossSite) delayed(t *testing.T) {
 		t.Error("dc3 has applied it too soon")
 	}
 	// Somebody moves to a datacenter whose streams end whenever a few packets are lost.
-	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "has wal_sender_timeout = 400ms, and site dc2 is", "there and back", "Set 600ms or more")
+	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "dc1 (main) has wal_sender_timeout = 400ms, and site dc1 is 3", "dc2 (main) has wal_sender_timeout", "away from site dc2, there and back")
 	s.delay, s.settings = nil, ""
 	s.configure()
 	s.Apply(ctx)
@@ -112,16 +112,7 @@ func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 	ctx := t.Context()
 	heal := s.cutOff(t, "dc2")
 	leader := s.leaderOf("dc1")
-	for range 6 {
-		s.sql(leader, "select count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) from generate_series(1, 80)")
-		s.sql(leader, "checkpoint")
-	}
-	s.eventually("the WAL to go", 2*time.Minute, func(context.Context) (bool, string) {
-		s.sql(leader, "select pg_switch_wal()")
-		s.sql(leader, "checkpoint")
-		got := s.sql(leader, "select coalesce((select wal_status from pg_replication_slots where slot_name = 'pgha_site_dc2'), 'gone')")
-		return got == "lost" || got == "gone", got + s.sql(leader, "select string_agg(concat_ws(' ', backend_type, wait_event_type, wait_event), ', ') from pg_stat_activity where backend_type in ('walsender', 'checkpointer')")
-	})
+	tooMuchWAL(s.site, leader, "pgha_site_dc2")
 	heal()
 	s.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
 		o := s.Plan(ctx)
@@ -131,6 +122,21 @@ func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 	s.is(t, "dc1")
 	s.NoChanges(ctx)
 	s.writesFor(w, 3*time.Second, "after dc2 was cloned again")
+}
+
+// tooMuchWAL writes more WAL than a slot keeps, until it is lost.
+func tooMuchWAL(s *site, leader, slot string) {
+	s.t.Helper()
+	for range 6 {
+		s.sql(leader, "select count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) from generate_series(1, 80)")
+		s.sql(leader, "checkpoint")
+	}
+	s.eventually("the WAL to go", 2*time.Minute, func(context.Context) (bool, string) {
+		s.sql(leader, "select pg_switch_wal()")
+		s.sql(leader, "checkpoint")
+		got := s.sql(leader, "select coalesce((select wal_status from pg_replication_slots where slot_name = '"+slot+"'), 'gone')")
+		return got == "lost" || got == "gone", got + s.sql(leader, "select string_agg(concat_ws(' ', backend_type, wait_event_type, wait_event), ', ') from pg_stat_activity where backend_type in ('walsender', 'checkpointer')")
+	})
 }
 
 // named has a virtual address in each datacenter, which only the primary's has, and one name

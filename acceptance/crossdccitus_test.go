@@ -3,6 +3,7 @@ package acceptance
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ resource "pgha_patroni_cluster" "group" {
   etcd             = pgha_etcd_cluster.dcs[each.value.site].access
   allowed_networks = ["10.0.0.0/8"]
   failure_detection = "fast"
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "1GB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" } }
   rollout          = { allow_downtime = true }
   deletion_protection = false
   on_destroy = "purge"
@@ -181,7 +182,47 @@ func TestCrossDCCitus(t *testing.T) {
 	if got := f.shop("dc2", "select count(*), sum(id) from orders"); got != "10000|50005000" {
 		t.Errorf("orders after killed moves: %s", got)
 	}
-	t.Run("lost", func(t *testing.T) { f.lost(t) })
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+	}{{"behind a slot", f.behindSlot}, {"lost", f.lost}} {
+		if !t.Failed() {
+			t.Run(part.name, part.run)
+		}
+	}
+}
+
+// behindSlot has one group of the other datacenter miss more WAL than its slot keeps, while
+// the datacenters are apart.
+func (f *crossFormation) behindSlot(t *testing.T) {
+	ctx := t.Context()
+	f.primary = "dc2"
+	f.configure()
+	if err := f.lab.Partition(ctx, "dc1"); err != nil {
+		t.Fatal(err)
+	}
+	healed := false
+	heal := func() {
+		if healed = true; f.lab.Heal(context.WithoutCancel(ctx), "dc1") != nil {
+			t.Error("the datacenters stay apart")
+		}
+	}
+	defer func() {
+		if !healed {
+			heal()
+		}
+	}()
+	f.shop("dc2", "insert into orders select n, 'apart' from generate_series(10001, 11000) n")
+	tooMuchWAL(f.site, "b1", "pgha_site_dc1")
+	heal()
+	f.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
+		o := f.Plan(ctx)
+		return o.Contains("clone it anew"), o.Text
+	})
+	f.Apply(ctx)
+	f.is(t, "dc2")
+	f.NoChanges(ctx)
+	f.shop("dc2", "delete from orders where id > 10000")
 }
 
 // lost gives the datacenter up that takes writes, while it can be reached: its workers must
@@ -190,6 +231,10 @@ func (f *crossFormation) lost(t *testing.T) {
 	ctx := t.Context()
 	f.primary = "dc2"
 	f.configure()
+	// A group of workers has gone on further than its standby knows, and than Patroni takes for
+	// healthy: rewound, it is behind what etcd knows.
+	f.on("a1", "ip route add unreachable "+f.lab.Host("b1").Addr)
+	f.sql("b1", "select count(pg_logical_emit_message(false, 'ahead', repeat('x', 1000000))) from generate_series(1, 40)")
 	// Only the coordinator's host is lost.
 	if err := f.lab.Kill(ctx, "b0"); err != nil {
 		t.Fatal(err)
@@ -202,6 +247,9 @@ func (f *crossFormation) lost(t *testing.T) {
 	token, _, _ = strings.Cut(token, "\"")
 	if o.Code == 0 || !strings.HasPrefix(token, "dc2@") {
 		t.Fatalf("the refusal does not say what to accept:\n%s", o.Text)
+	}
+	if !regexp.MustCompile(`[0-9]{5} kB are missing`).MatchString(strings.Join(strings.Fields(o.Text), " ")) {
+		t.Errorf("the refusal does not say how much is missing:\n%s", o.Text)
 	}
 	f.more += "\n  accept_data_loss = \"" + token + "\""
 	f.configure()
@@ -220,6 +268,7 @@ func (f *crossFormation) lost(t *testing.T) {
 	if out := f.on("a0", "ip route show type unreachable"); out != "" {
 		t.Errorf("a0 is still cut off: %s", out)
 	}
+	f.on("a1", "ip route del unreachable "+f.lab.Host("b1").Addr)
 	f.more = ""
 	f.configure()
 	if err := f.lab.Start(ctx, "b0"); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/prepare"
 	"github.com/pgha/terraform-provider-pgha/internal/redact"
 	"github.com/pgha/terraform-provider-pgha/internal/roll"
+	"github.com/pgha/terraform-provider-pgha/internal/vip"
 )
 
 // Process is one run of the provider on the fleet, with the managers that its
@@ -116,9 +117,11 @@ func (p *Process) EtcdManager() *etcd.Manager {
 
 // PatroniManager manages Patroni clusters and nodes.
 func (p *Process) PatroniManager() *patroni.Manager {
-	return &patroni.Manager{
+	m := &patroni.Manager{
 		Fleet: p, Log: p.Log, Observe: p.observe, Now: time.Now, Runner: p.Name, Redact: p.Redact, Queues: p.Queues, Etcd: p.client,
 	}
+	m.Arrived = vip.New(m).Arrived
+	return m
 }
 
 // HostManager prepares hosts.

@@ -123,9 +123,8 @@ func (g *guards) serve(m *fakehost.Machine, conn net.Conn) {
 
 func vipManager(p *fakefleet.Process) vip.Manager { return vip.New(p.PatroniManager()) }
 
-// settled checks that an address is on the primary alone, and that another run does nothing
-// but look and note.
-func (g *guards) settled(t *testing.T, s vip.Spec) {
+// onPrimary checks that the primary alone has the address.
+func (g *guards) onPrimary(t *testing.T) {
 	t.Helper()
 	var have []string
 	g.Do(func() {
@@ -138,6 +137,13 @@ func (g *guards) settled(t *testing.T, s vip.Spec) {
 	if len(have) != 1 || have[0] != g.Primary() {
 		t.Errorf("%s has the address, %s leads", have, g.Primary())
 	}
+}
+
+// settled checks that an address is on the primary alone, and that another run does nothing
+// but look and note.
+func (g *guards) settled(t *testing.T, s vip.Spec) {
+	t.Helper()
+	g.onPrimary(t)
 	p := g.Start("again")
 	if err := vipManager(p).Apply(patient(t), s); err != nil {
 		t.Errorf("applying again: %s", details(err))
@@ -414,4 +420,48 @@ func TestVIPDrift(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A turn ends when the address has come along with the leader: where it does not, no other
+// node has its turn.
+func TestVIPRolls(t *testing.T) {
+	rolling(t, 3, 5, func(t *testing.T, r *roll) {
+		g := &guards{Fleet: r.Fleet, address: "10.0.0.100", stuck: map[string]bool{}}
+		g.Do(func() { g.model() })
+		s := vip.Spec{Cluster: r.node(r.Host(1), oldPins).Cluster, Address: netip.MustParsePrefix("10.0.0.100/24"), Nodes: r.Names(), Version: "3.0.0"}
+		if err := vipManager(g.Start("addresser")).Apply(patient(t), s); err != nil {
+			t.Fatal(details(err))
+		}
+		r.must("roller", newPostgres, 3)
+		r.check(newPostgres)
+		g.onPrimary(t)
+
+		// The guards of all but the leader do not run: whoever leads next is without it.
+		led := r.Primary()
+		g.Do(func() {
+			for _, m := range g.Machines() {
+				if m.Name != led {
+					m.Units[vipUnit].Killed()
+				}
+			}
+		})
+		errs := r.apply(patient(t), r.Start("halted"), oldPins, 1)
+		n := 0
+		for _, err := range errs {
+			if text := details(err); strings.Contains(text, "no node has 10.0.0.100, though") && strings.Contains(text, "journalctl -u "+vipUnit) {
+				n++
+			}
+		}
+		if n == 0 {
+			t.Errorf("nobody has missed the address: %v", errs)
+		}
+		g.Do(func() {
+			for _, m := range g.Machines() {
+				m.Units[vipUnit].Start()
+			}
+		})
+		r.must("mended", oldPins, 3)
+		r.check(oldPins)
+		g.onPrimary(t)
+	})
 }

@@ -37,6 +37,8 @@ type Doer struct {
 	Runner string
 	// Redact gets the passwords that are found in files.
 	Redact *redact.Set
+	// Arrived is the Manager's.
+	Arrived func(ctx context.Context, c Cluster) error
 
 	// locked: the cluster's lock is held for all that is done.
 	locked bool

@@ -33,6 +33,9 @@ type Manager struct {
 	// Etcd returns the client of an etcd cluster, opening it if need be. It
 	// belongs to the process and is not closed here.
 	Etcd func(ctx context.Context, a etcd.Access) (etcd.Client, error)
+	// Arrived waits until what follows a cluster's leader is where it should be, and says
+	// what is not. It is asked after each node's turn. None if nil.
+	Arrived func(ctx context.Context, c Cluster) error
 }
 
 // open loads what etcd knows of a cluster.
@@ -53,7 +56,7 @@ func (m *Manager) open(ctx context.Context, c Cluster) (*Doer, error) {
 	if k.EtcdLogin != "" {
 		m.Redact.Add(k.EtcdLogin)
 	}
-	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner, Redact: m.Redact}, nil
+	return &Doer{Fleet: m.Fleet, Log: m.Log, KV: kv, Known: k, Runner: m.Runner, Redact: m.Redact, Arrived: m.Arrived}, nil
 }
 
 // learn keeps secrets out of everything that is said from now on.

@@ -308,7 +308,10 @@ func (d *Doer) verifyTurn(n Node, t turn) engine.Step {
 			return good >= 3 && time.Since(well) >= r.Soak, "well for " + time.Since(well).Round(time.Second).String(), nil
 		})
 		var known *problem.Error
-		if err == nil || errors.As(err, &known) {
+		switch {
+		case err == nil && d.Arrived != nil:
+			return d.Arrived(ctx, n.Cluster)
+		case err == nil || errors.As(err, &known):
 			return err
 		}
 		lines, _ := remote.Journal(context.WithoutCancel(ctx), d.host(n), Unit, 100, since.journal)

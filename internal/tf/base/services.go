@@ -17,6 +17,7 @@ import (
 	"github.com/pgha/terraform-provider-pgha/internal/patroni"
 	"github.com/pgha/terraform-provider-pgha/internal/redact"
 	"github.com/pgha/terraform-provider-pgha/internal/roll"
+	"github.com/pgha/terraform-provider-pgha/internal/vip"
 )
 
 // Services is what Configure hands to every resource. Nothing in it has
@@ -140,7 +141,7 @@ func (s *Services) ForgetEtcd(a etcd.Access) {
 // Patroni returns a manager for Patroni clusters and nodes. Resource is the
 // resource's name for people, in progress lines.
 func (s *Services) Patroni(resource string) *patroni.Manager {
-	return &patroni.Manager{
+	m := &patroni.Manager{
 		Fleet: s.Fleet, Log: s.Log, Observe: s.Observer(resource), Now: s.Now, Runner: s.Runner,
 		Redact: s.Redact, Queues: s.Queues, Etcd: func(ctx context.Context, a etcd.Access) (etcd.Client, error) {
 			if err := a.ForPatroni(ctx, s.Fleet); err != nil {
@@ -149,6 +150,8 @@ func (s *Services) Patroni(resource string) *patroni.Manager {
 			return s.Etcd(ctx, a)
 		},
 	}
+	m.Arrived = vip.New(m).Arrived
+	return m
 }
 
 // EtcdCluster returns a manager for etcd clusters. Done closes what it opened.

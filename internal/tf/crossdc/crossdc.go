@@ -135,8 +135,8 @@ func (r *crossResource) preview(ctx context.Context, s crossdc.Spec, exists bool
 		diags.AddWarning("What applying the replication "+s.Name+" does could not be found out", r.S.Redact.Apply(problem.Details(err)))
 		return
 	}
-	for _, w := range p.Warnings {
-		diags.AddWarning("Check the settings of the sites of "+s.Name, r.S.Redact.Apply(w)+".")
+	if len(p.Warnings) > 0 { // one: Terraform shows the first of several with one title
+		diags.AddWarning("Check the settings of the sites of "+s.Name, r.S.Redact.Apply("- "+strings.Join(p.Warnings, ".\n- "))+".")
 	}
 	if len(p.Steps) > 0 && exists {
 		diags.AddWarning("Applying this changes the replication "+s.Name, "- "+strings.Join(p.Steps, "\n- "))
