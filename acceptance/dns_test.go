@@ -363,6 +363,7 @@ func TestDNS(t *testing.T) {
 	t.Run("they are destroyed", func(t *testing.T) {
 		s.records = map[string]string{}
 		s.configure()
+		has(t, s.Plan(ctx), "Destroying this removes the DNS name ", ".pg.test", "Clients that look it up find nobody")
 		s.Apply(ctx)
 		for _, name := range []string{"db", "ro"} {
 			if got := s.on("ns1", "dig +short @127.0.0.1 "+name+".pg.test ANY"); got != "" {

@@ -22,7 +22,7 @@ import (
 var order = []string{
 	"TestCitus", "TestLife", "TestCrossDC", "TestVIP", "TestDNS", "TestDrift", "TestDemo", "TestHost", "TestNodes", "TestParameters", "TestImport", "TestSudoAndBastion",
 	"TestInterrupted", "TestBookworm", "TestHostileValues", "TestTakeOver", "TestBadGround", "TestEtcdCertificates", "TestUpgradePlan",
-	"TestUpgrade", "TestCrossDCCitus", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
+	"TestUpgrade", "TestCrossDCCitus", "TestStretched", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
 
 	"TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
 	"TestEtcdSnapshots", "TestAdopt", "TestEtcdLostWithoutSnapshot", "TestUpgradeFive", "TestEtcdBroughtCertificates",

@@ -454,6 +454,7 @@ func TestVIP(t *testing.T) {
 	t.Run("it is destroyed", func(t *testing.T) {
 		s.vips = map[string]string{}
 		s.configure()
+		has(t, s.Plan(ctx), "Destroying this takes the virtual address "+w.address.String()+" off all nodes")
 		s.Apply(ctx)
 		if h := w.holder(); h != "" {
 			t.Errorf("%s has the address still", h)

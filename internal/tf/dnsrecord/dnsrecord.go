@@ -4,6 +4,7 @@ package dnsrecord
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -253,11 +254,15 @@ func (r *recordResource) manager(s dns.Spec) dns.Manager {
 
 // ModifyPlan makes known what can be.
 func (r *recordResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	if req.Plan.Raw.IsNull() {
-		return
-	}
 	diags := &resp.Diagnostics
 	var before, m model
+	if req.Plan.Raw.IsNull() {
+		if diags.Append(req.State.Get(ctx, &before)...); !diags.HasError() {
+			diags.AddWarning("Destroying this removes the DNS name "+before.FQDN.ValueString(),
+				fmt.Sprintf("It is removed if it is still as this provider has written it. Clients that look it up find nobody, %d seconds later at the latest where resolvers keep to the record's ttl; connections that there are go on.", before.TTL.ValueInt64()))
+		}
+		return
+	}
 	if !req.State.Raw.IsNull() {
 		diags.Append(req.State.Get(ctx, &before)...)
 	}

@@ -161,11 +161,15 @@ func (r *vipResource) manager(s vip.Spec) vip.Manager {
 
 // ModifyPlan makes known what can be, and refuses an address that the hosts cannot have.
 func (r *vipResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	if req.Plan.Raw.IsNull() {
-		return
-	}
 	diags := &resp.Diagnostics
 	var before, m model
+	if req.Plan.Raw.IsNull() {
+		if diags.Append(req.State.Get(ctx, &before)...); !diags.HasError() {
+			diags.AddWarning("Destroying this takes the virtual address "+before.Host.ValueString()+" off all nodes",
+				"Connections to it end, and clients that use it find nobody. Have them use another address first. The cluster goes on, and can be reached at its nodes' own addresses.")
+		}
+		return
+	}
 	if !req.State.Raw.IsNull() {
 		diags.Append(req.State.Get(ctx, &before)...)
 	}
