@@ -99,7 +99,7 @@ resource "pgha_patroni_cluster" %[1]q {
   synchronous_mode = "quorum"
   rollout          = { allow_downtime = true }
   failure_detection = "fast"
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" %[7]s } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB", tcp_user_timeout = "20s" %[7]s } }
   deletion_protection = false
   on_destroy = "purge"
   %[6]s

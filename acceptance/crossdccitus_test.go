@@ -21,6 +21,8 @@ type crossFormation struct {
 	hosts   map[string][]string // by datacenter, in the order of the groups
 	primary string
 	more    string
+	// rotation is how often the passwords were changed.
+	rotation int
 }
 
 func (f *crossFormation) configure() {
@@ -58,7 +60,8 @@ resource "pgha_patroni_cluster" "group" {
   etcd             = pgha_etcd_cluster.dcs[each.value.site].access
   allowed_networks = ["10.0.0.0/8"]
   failure_detection = "fast"
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "256MB", tcp_user_timeout = "20s" } }
+  credentials      = { rotation = %[6]d }
   rollout          = { allow_downtime = true }
   deletion_protection = false
   on_destroy = "purge"
@@ -66,6 +69,7 @@ resource "pgha_patroni_cluster" "group" {
 resource "pgha_cross_dc_replication" "shop" {
   name    = "shop"
   primary = var.primary_site
+  credentials_rotation = %[6]d
   %[5]s
   sites = { for site in ["dc1", "dc2"] : site => {
     clusters = [for g in [0, 1, 2] : {
@@ -90,7 +94,7 @@ data "pgha_cross_dc_replication" "shop" {
 }
 output "roles" { value = data.pgha_cross_dc_replication.shop.roles }
 output "ca" { value = "${pgha_patroni_cluster.group["dc1/0"].ca_certificate}${pgha_patroni_cluster.group["dc2/0"].ca_certificate}" }`,
-		f.oldest("etcd-server"), f.oldest("postgresql-17"), f.newest("patroni"), f.oldest("postgresql-17-citus"), f.more)
+		f.oldest("etcd-server"), f.oldest("postgresql-17"), f.newest("patroni"), f.oldest("postgresql-17-citus"), f.more, max(1, f.rotation))
 	f.Write("main.tf", b.String())
 }
 
@@ -185,7 +189,7 @@ func TestCrossDCCitus(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"behind a slot", f.behindSlot}, {"lost", f.lost}} {
+	}{{"behind a slot", f.behindSlot}, {"other passwords", f.otherPasswords}, {"lost", f.lost}} {
 		if !t.Failed() {
 			t.Run(part.name, part.run)
 		}
@@ -223,6 +227,45 @@ func (f *crossFormation) behindSlot(t *testing.T) {
 	f.is(t, "dc2")
 	f.NoChanges(ctx)
 	f.shop("dc2", "delete from orders where id > 10000")
+}
+
+// otherPasswords changes those of a formation's accounts, in both datacenters, with one apply,
+// while a client writes to all of its shards.
+func (f *crossFormation) otherPasswords(t *testing.T) {
+	ctx := t.Context()
+	before := f.passwords("a1")
+	f.shop("dc2", "create table meanwhile (id bigint primary key, at timestamptz not null default now())")
+	f.shop("dc2", "select create_distributed_table('meanwhile', 'id')")
+	c := f.writerConfig()
+	c.Database, c.Hosts, c.Table = "shop", []string{f.lab.Host("a0").Addr, f.lab.Host("b0").Addr}, "meanwhile"
+	w := writer.Start(t, c)
+	f.rotation = 2
+	f.configure()
+	f.Apply(ctx)
+	f.NoChanges(ctx)
+	for _, account := range []string{"superuser", "replication", "rewind"} {
+		want := f.passwords("b0")[account]
+		for _, h := range []string{"a0", "a1", "a2", "b1", "b2"} {
+			if got := f.passwords(h)[account]; got != want || got == before[account] {
+				t.Errorf("the password of %s on %s: another one than on b0: %t, the one of before: %t", account, h, got != want, got == before[account])
+			}
+		}
+	}
+	if got := f.shop("dc2", "select count(*), sum(id) from orders"); got != "10000|50005000" {
+		t.Errorf("orders: %s", got)
+	}
+	// Who has to connect again is let in: standbys, and workers by the coordinator.
+	for _, h := range f.hosts["dc1"] {
+		f.sql(h, "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'walreceiver'")
+	}
+	for _, h := range f.hosts["dc2"][1:] {
+		f.sql(h, "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'citus%'")
+	}
+	if got := f.shop("dc2", "select count(*) from run_command_on_workers('select 1') where success"); got != "2" {
+		t.Errorf("%s of 2 workers answer the coordinator", got)
+	}
+	f.is(t, "dc2")
+	w.CheckAt(t, []string{f.lab.Host("b0").Addr})
 }
 
 // lost gives the datacenter up that takes writes, while it can be reached: its workers must

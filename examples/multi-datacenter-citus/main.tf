@@ -104,7 +104,7 @@ resource "pgha_patroni_cluster" "group" {
   citus            = { group = tonumber(each.value.number), database = "shop" }
   etcd             = pgha_etcd_cluster.dcs[each.value.site].access
   allowed_networks = ["10.77.0.0/16"]
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB", tcp_user_timeout = "60s" } }
 }
 
 resource "pgha_cross_dc_replication" "shop" {

@@ -20,6 +20,9 @@ import (
 const oldestWAL = "select min(('x' || substr(name, 9, 8))::bit(32)::bigint * 4294967296 + ('x' || substr(name, 17, 8))::bit(32)::bigint * (select setting::bigint from pg_settings where name = 'wal_segment_size')) " +
 	"from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'"
 
+// near is how many bytes of WAL a server surely has still: a segment.
+const near = 16 << 20
+
 // cloneKey is where it is noted that a cluster is being cloned, and which node is to lead it:
 // whoever is cut off leaves it stopped, and without a whole database.
 const cloneKey = "journal/site-clone"
@@ -41,12 +44,14 @@ func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*
 				continue
 			}
 			st, answers := l.statuses[l.known.Leader]
-			if ok, _ := streams(st); ok || !answers {
+			of := v[s.upstream(name, primary)][l.index]
+			up, theirs, ok := of.leader()
+			if !ok || !answers {
 				continue
 			}
-			of := v[s.upstream(name, primary)][l.index]
-			up, _, ok := of.leader()
-			if !ok {
+			// One that is refused begins to stream again and again, for moments.
+			has := max(st.XLog.Received, st.XLog.Replayed)
+			if ok, _ := streams(st); ok && max(theirs.XLog.Location, theirs.XLog.Received, theirs.XLog.Replayed)-has < near {
 				continue
 			}
 			rows, err := of.live.SQL(ctx, up, "wal", "postgres", oldestWAL)
@@ -57,7 +62,7 @@ func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*
 			if err != nil {
 				return nil, fmt.Errorf("what %s says about its WAL cannot be read: %w", up, err)
 			}
-			if has := max(st.XLog.Received, st.XLog.Replayed); has > 0 && has < oldest {
+			if has > 0 && has < oldest {
 				list = append(list, l)
 			}
 		}

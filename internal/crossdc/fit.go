@@ -24,8 +24,15 @@ func (s Spec) fit(v view) []string {
 			if up := s.upstream(name, s.Primary); up != "" && v[up][l.index].err == nil {
 				list = append(list, less(l, v[up][l.index])...)
 			}
-			if size := patroni.Text(flat[patroni.Parameter("max_slot_wal_keep_size")]); size == "" || size == "-1" {
+			size := patroni.Text(flat[patroni.Parameter("max_slot_wal_keep_size")])
+			patience, set := postgres.SettingTime("tcp_user_timeout", patroni.Text(flat[patroni.Parameter("tcp_user_timeout")]))
+			switch {
+			case size == "" || size == "-1":
 				list = append(list, l.name()+" keeps WAL without a bound for a site that is away (max_slot_wal_keep_size): its disk can run full, and then nobody writes")
+			case !set || patience == 0 || patience > 5*time.Minute:
+				// PostgreSQL, slot.c, InvalidatePossiblyObsoleteSlot: the checkpointer waits for who sends
+				// to the site, and that one for its socket.
+				list = append(list, l.name()+" has no tcp_user_timeout: when a site that is cut off gets further behind than max_slot_wal_keep_size, no checkpoint ends for a quarter of an hour, until the kernel gives its connection up, and so long its WAL is kept. Set tcp_user_timeout = \"60s\"")
 			}
 			if rewind, set := patroni.Bool(flat["postgresql/use_pg_rewind"]); !set || !rewind {
 				list = append(list, l.name()+" does without pg_rewind (use_pg_rewind): a site that was given up has to be cloned again")

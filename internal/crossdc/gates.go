@@ -92,13 +92,10 @@ func (m Manager) gates(ctx context.Context, s Spec, v view, from, to string) []s
 
 // streams reports whether the leader of a standby cluster gets WAL as it is made.
 func streams(st patroni.NodeStatus) (bool, string) {
-	if ok, why := patroni.Running(st); !ok {
-		return false, why
+	if ok, why := patroni.Running(st); !ok || st.Primary() {
+		return ok, why
 	}
-	if st.ReplicationState != "" && st.ReplicationState != "streaming" {
-		return false, "it is " + st.ReplicationState
-	}
-	return true, ""
+	return patroni.Streams(st)
 }
 
 // oldest is the age of the oldest transaction of a client, and whose it is.

@@ -187,12 +187,25 @@ func (s ClusterSpec) formed(ctx context.Context, do *Doer) error {
 			return err
 		}
 	}
-	have := do.Known.Secrets
-	if have != nil && s.origin(have) != have.Origin.or(Origin{}) {
-		return &problem.Error{
-			Step: "compare the passwords with those of the formation", Cause: errors.New("other passwords are wanted (credentials) than its groups have, and this release does not change those of a Citus formation"),
-			Left: "all passwords, as they were.", Do: "give credentials of all groups the same rotation and the same password_wo_version as when the first of them was made.",
-		}
+	return s.sameOrigin(do.Known)
+}
+
+// sameOrigin refuses passwords that only this group of a formation wants: they are those of
+// all groups, and the first one that wants others changes them for all. One that still wants
+// what they were before has not been told.
+func (s ClusterSpec) sameOrigin(k Known) error {
+	if s.Cluster.Citus == nil || k.Secrets == nil || k.Next != nil || s.origin(k.Secrets) == k.Secrets.Origin.or(Origin{}) {
+		return nil
 	}
-	return nil
+	if k.Record != nil && (k.Record.Origin == nil || *k.Record.Origin != s.origin(k.Secrets)) {
+		return nil // it is this one that changes them
+	}
+	cause := "other passwords are wanted (credentials) than the formation has"
+	if k.Record != nil {
+		cause += ", which another group has changed for all of them"
+	}
+	return &problem.Error{
+		Step: "compare the passwords with those of the formation", Cause: errors.New(cause),
+		Left: "all passwords, as they are.", Do: "give credentials of all groups of the formation the same rotation and the same password_wo_version.",
+	}
 }

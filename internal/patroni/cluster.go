@@ -108,6 +108,9 @@ type Record struct {
 	// Rollout is how changes that take a node out of service go over the cluster; nil
 	// is DefaultRollout.
 	Rollout *Rollout `json:"rollout,omitempty"`
+	// Origin is where the passwords are from that a group of a formation wants, which has
+	// them in common with the other groups; nil of another cluster.
+	Origin *Origin `json:"origin,omitempty"`
 	// Owned are the paths of the dynamic configuration that are managed;
 	// everything else in it was made by somebody else.
 	Owned []string `json:"owned,omitempty"`

@@ -68,24 +68,34 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if err != nil {
 		return Applied{}, err
 	}
-	leave, err := m.Queues.Enter(ctx, c.queue(), "cluster", func(context.Context) int { return -1 })
-	if err != nil {
-		return Applied{}, err
-	}
-	defer leave()
+	// First: whoever has it may wait for the turns of all groups.
 	ctx, together, err := m.together(ctx, do, c)
 	if err != nil {
 		return Applied{}, err
 	}
 	defer together()
+	leave, err := m.Queues.Enter(ctx, c.queue(), "cluster", func(context.Context) int { return -1 })
+	if err != nil {
+		return Applied{}, err
+	}
+	defer leave()
+	if c.Citus != nil { // another group may have changed them meanwhile
+		if do.Known, err = c.Load(ctx, do.KV); err != nil {
+			return Applied{}, err
+		}
+	}
 	nodes := do.Known.Nodes
 	rotates := s.rotates(do.Known)
+	var parts []sharer
 	if rotates {
-		locked, unlockNodes, err := m.lockNodes(ctx, c, do.Known)
+		if parts, err = m.sharers(ctx, do, c); err != nil {
+			return Applied{}, err
+		}
+		locked, unlockParts, err := m.lockParts(ctx, parts)
 		if err != nil {
 			return Applied{}, err
 		}
-		defer unlockNodes()
+		defer unlockParts()
 		ctx = locked
 	}
 	ctx, unlock, err := m.lockCluster(ctx, do, c, "changing the cluster "+c.Name())
@@ -104,6 +114,11 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	if s.rotates(do.Known) && (!rotates || !maps.Equal(nodes, do.Known.Nodes)) {
 		return Applied{}, &problem.Error{
 			Step: "lock out other applies", Cause: errors.New("another apply has changed the cluster's nodes or passwords just now"), Left: "everything.", Do: "apply again.",
+		}
+	}
+	if len(parts) > 1 {
+		if err := unchanged(ctx, parts[1:]); err != nil {
+			return Applied{}, err
 		}
 	}
 	if do.Known.Record == nil {
@@ -147,7 +162,10 @@ func (m *Manager) ApplyCluster(ctx context.Context, s ClusterSpec) (Applied, err
 	for range 3 {
 		p := clusterPlanner{s: s, do: do}
 		if s.rotates(do.Known) {
-			if p.rotation, err = m.prepareRotation(ctx, s, do); err != nil {
+			if err := s.sameOrigin(do.Known); err != nil {
+				return applied, err
+			}
+			if p.rotation, err = m.prepareRotation(ctx, s, parts); err != nil {
 				return applied, err
 			}
 			m.learn(p.rotation.next)
@@ -245,6 +263,22 @@ type clusterPlanner struct {
 	rotation *rotation
 }
 
+// origin is what the record of a group says of its passwords: while they are still to be
+// changed, what it said before.
+func (p clusterPlanner) origin() *Origin {
+	r := p.do.Known.Record
+	switch {
+	case p.s.Cluster.Citus == nil || p.s.Cluster.Adopted():
+		return nil
+	case p.rotation != nil && r != nil:
+		return r.Origin
+	case p.rotation != nil:
+		return nil
+	}
+	o := p.s.origin(p.do.Known.Secrets)
+	return &o
+}
+
 func (p clusterPlanner) step(id, title string, risk engine.Risk, do func(context.Context) error) engine.Step {
 	return engine.Step{ID: id, Title: title, Risk: risk, Do: do}
 }
@@ -260,10 +294,10 @@ func (p clusterPlanner) plan() engine.Plan {
 			return do.dropRelease(ctx, c)
 		}))
 	}
-	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) || !reflect.DeepEqual(r.Rollout, p.s.Rollout) {
+	if r := k.Record; r == nil || r.Released || r.DeletionProtection != p.s.DeletionProtection || !slices.Equal(r.Owned, owned) || !r.Cluster.same(c) || !reflect.DeepEqual(r.Rollout, p.s.Rollout) || !reflect.DeepEqual(r.Origin, p.origin()) {
 		plan = plan.Then(p.step("cluster.record", "note the cluster "+c.Name()+" in etcd", engine.Safe, func(ctx context.Context) error {
 			// A new one gets its user in this run, or in the next one.
-			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth, Rollout: p.s.Rollout}
+			record := Record{UID: etcd.NewUID(), DeletionProtection: p.s.DeletionProtection, Owned: owned, Cluster: &c, EtcdUser: c.Etcd.Auth, Rollout: p.s.Rollout, Origin: p.origin()}
 			switch {
 			case r != nil:
 				record.UID, record.EtcdUser = r.UID, r.EtcdUser

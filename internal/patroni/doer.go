@@ -330,12 +330,20 @@ func Running(st NodeStatus) (ok bool, why string) {
 		return false, "PostgreSQL is " + st.State
 	case st.Primary(), st.Role == "standby_leader":
 		return true, ""
+	}
+	return Streams(st)
+}
+
+// Streams reports whether a node that follows, a standby leader as well, gets WAL as it is
+// made, and if not, what it does instead.
+func Streams(st NodeStatus) (ok bool, why string) {
+	switch {
 	case st.ReplicationState == "streaming":
 		return true, ""
 	case st.ReplicationState == "" && before(st.Patroni.Version, 3, 0, 4) && st.XLog.Received > 0:
 		return true, "" // that version does not say whether it streams
 	case st.ReplicationState == "":
-		return false, "the replica does not stream yet"
+		return false, "it does not stream yet"
 	}
 	return false, "the replica is " + st.ReplicationState
 }

@@ -382,8 +382,12 @@ func (k Known) SharesPasswords(of Known) bool {
 }
 
 // TakePasswords has the cluster use the passwords of another one for all accounts that are
-// a part of the data. Nodes that are there are given them.
+// a part of the data. Nodes that are there are given them; a formation's groups have them in
+// common, and the first of them is given them for all. The caller has locked them all.
 func (l *Live) TakePasswords(ctx context.Context, of *Live) error {
+	if _, err := l.Refresh(ctx); err != nil {
+		return err
+	}
 	if l.do.Known.SharesPasswords(of.do.Known) {
 		return nil
 	}
@@ -400,24 +404,30 @@ func (l *Live) TakePasswords(ctx context.Context, of *Live) error {
 	if err := putJSON(ctx, l.do.KV, l.c.secretsKey(), storedSecrets{Secrets: was, Next: &next}); err != nil {
 		return err
 	}
+	groups, err := l.m.sharers(ctx, l.do, l.c)
+	if err != nil {
+		return err
+	}
 	var lanes []engine.Plan
-	for _, name := range sortedKeys(l.do.Known.Nodes) {
-		n, err := l.node(name)
-		if err != nil {
-			return err
+	for _, of := range groups {
+		for _, name := range sortedKeys(of.do.Known.Nodes) {
+			n, err := of.do.Known.noted(of.c, name)
+			if err != nil {
+				return err
+			}
+			member := of.do.Known.Members[name].State == "running"
+			lanes = append(lanes, engine.Sequence(
+				of.do.step(n, "cluster.secrets.write", "put the passwords of the primary site into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
+					return of.do.writeSecrets(ctx, n, next)
+				}),
+				of.do.step(n, "cluster.secrets.reload", "reload Patroni with them", engine.Reload, func(ctx context.Context) error {
+					return of.do.takeSecrets(ctx, rotating{n: n, do: of.do, member: member}, was, next)
+				}),
+				of.do.step(n, "cluster.secrets.mark", "note that the node has them", engine.Safe, func(ctx context.Context) error {
+					return of.do.markSecrets(ctx, n, was, next)
+				}),
+			))
 		}
-		member := l.do.Known.Members[name].State == "running"
-		lanes = append(lanes, engine.Sequence(
-			l.do.step(n, "cluster.secrets.write", "put the passwords of the primary site into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
-				return l.do.writeSecrets(ctx, n, next)
-			}),
-			l.do.step(n, "cluster.secrets.reload", "reload Patroni with them", engine.Reload, func(ctx context.Context) error {
-				return l.do.takeSecrets(ctx, rotating{n: n, member: member}, was, next)
-			}),
-			l.do.step(n, "cluster.secrets.mark", "note that the node has them", engine.Safe, func(ctx context.Context) error {
-				return l.do.markSecrets(ctx, n, was, next)
-			}),
-		))
 	}
 	if err := engine.Run(ctx, engine.Plan{}.ThenParallel(lanes...), l.m.Observe); err != nil {
 		return err

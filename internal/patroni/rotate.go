@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,14 +21,22 @@ import (
 // nodes that take part in it. See ADR 14 for the order and why it is so.
 type rotation struct {
 	next  Secrets
+	parts []sharer
 	nodes []rotating
 	// late are the nodes that do not run and whose hosts cannot be reached.
 	late map[string]error
 }
 
+// sharer is a cluster whose passwords are changed: one, or each group of a formation.
+type sharer struct {
+	do *Doer
+	c  Cluster
+}
+
 // rotating is a node that gets new passwords.
 type rotating struct {
-	n Node
+	n  Node
+	do *Doer // of its cluster
 	// member: its Patroni and its PostgreSQL ran when the change began.
 	member bool
 }
@@ -43,8 +52,8 @@ func (s ClusterSpec) origin(have *Secrets) Origin {
 // rotates reports whether passwords have to be changed while a database uses
 // them. Before there is one they are only values in etcd.
 func (s ClusterSpec) rotates(k Known) bool {
-	if k.Secrets == nil || !hasDatabase(k) || s.Cluster.Adopted() {
-		return false
+	if k.Secrets == nil || !hasDatabase(k) && s.Cluster.Citus == nil || s.Cluster.Adopted() {
+		return false // other groups of a formation may have one
 	}
 	return k.Next != nil || s.origin(k.Secrets) != k.Secrets.Origin.or(Origin{})
 }
@@ -132,25 +141,92 @@ func (m *Manager) lockNodes(ctx context.Context, c Cluster, k Known) (context.Co
 	return ctx, release, nil
 }
 
+// sharers are the clusters that have their passwords in common, this one first.
+func (m *Manager) sharers(ctx context.Context, do *Doer, c Cluster) ([]sharer, error) {
+	list := []sharer{{do, c}}
+	if c.Citus == nil {
+		return list, nil
+	}
+	others, err := c.formation(ctx, do.KV)
+	if err != nil {
+		return nil, err
+	}
+	for _, number := range slices.Sorted(maps.Keys(others)) {
+		r := others[number].Record
+		if r == nil || r.Cluster == nil || r.Cluster.Citus == nil {
+			continue
+		}
+		other := *r.Cluster
+		other.Scope, other.Namespace, other.Etcd, other.UID = c.Scope, c.Namespace, c.Etcd, r.UID
+		theirs, err := m.open(ctx, other)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, sharer{theirs, other})
+	}
+	return list, nil
+}
+
+// lockParts keeps other applies away from all nodes of all parts, and from all parts but the
+// first, which the caller locks.
+func (m *Manager) lockParts(ctx context.Context, parts []sharer) (context.Context, func(), error) {
+	var undo []func()
+	release := func() {
+		for _, u := range slices.Backward(undo) {
+			u()
+		}
+	}
+	for i, p := range parts {
+		if i > 0 {
+			leave, err := m.Queues.Enter(ctx, p.c.queue(), "cluster", func(context.Context) int { return -1 })
+			if err != nil {
+				release()
+				return nil, nil, err
+			}
+			undo = append(undo, leave)
+		}
+		locked, u, err := m.lockNodes(ctx, p.c, p.do.Known)
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+		ctx, undo = locked, append(undo, u)
+		if i == 0 {
+			continue
+		}
+		if locked, u, err = m.lockCluster(ctx, p.do, p.c, "changing the passwords of the formation "+p.c.Scope); err != nil {
+			release()
+			return nil, nil, err
+		}
+		ctx, undo = locked, append(undo, u)
+	}
+	return ctx, release, nil
+}
+
+// unchanged refuses to go on when a part has got other nodes since it was looked at, and
+// before it was locked.
+func unchanged(ctx context.Context, parts []sharer) error {
+	for _, p := range parts {
+		k, err := p.c.Load(ctx, p.do.KV)
+		if err != nil {
+			return err
+		}
+		if !maps.Equal(k.Nodes, p.do.Known.Nodes) {
+			return &problem.Error{
+				Step: "lock out other applies", Cause: fmt.Errorf("another apply has changed the nodes of %s just now", p.c.Name()), Left: "everything.", Do: "apply again.",
+			}
+		}
+		p.do.Known = k
+	}
+	return nil
+}
+
 // prepareRotation looks at all nodes and refuses before anything has changed what
 // could only be half done: a node that runs and cannot be reached would be locked
 // out of etcd and of its leader.
-func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) (*rotation, error) {
-	c, k := s.Cluster, do.Known
-	refuse := func(cause, action string) error {
-		return &problem.Error{
-			Step: "look at the nodes before passwords are changed", Cause: errors.New(cause), Left: "all passwords, as they were.", Do: action,
-		}
-	}
-	if k.Leader == "" {
-		return nil, refuse("the cluster "+c.Name()+" has no leader, on which the accounts' passwords could be set", "start its nodes, then apply again.")
-	}
-	for _, name := range sortedKeys(k.Members) {
-		if _, ok := k.Nodes[name]; !ok {
-			return nil, refuse("the member "+name+" is not managed here, so that it would be left with the old passwords", "import it, or stop its Patroni.")
-		}
-	}
-	r := &rotation{late: map[string]error{}}
+func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, parts []sharer) (*rotation, error) {
+	k := parts[0].do.Known
+	r := &rotation{parts: parts, late: map[string]error{}}
 	if k.Next != nil {
 		r.next = *k.Next
 	} else {
@@ -159,6 +235,30 @@ func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) 
 			// The roles' passwords are rows of the data, which come from the primary site;
 			// its replication gives them to this cluster.
 			r.next.Superuser, r.next.Replication, r.next.Rewind = k.Secrets.Superuser, k.Secrets.Replication, k.Secrets.Rewind
+		}
+	}
+	for _, p := range parts {
+		if err := m.prepare(ctx, p, r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// prepare looks at the nodes of one part.
+func (m *Manager) prepare(ctx context.Context, p sharer, r *rotation) error {
+	c, k := p.c, p.do.Known
+	refuse := func(cause, action string) error {
+		return &problem.Error{
+			Step: "look at the nodes before passwords are changed", Cause: errors.New(cause), Left: "all passwords, as they were.", Do: action,
+		}
+	}
+	if k.Leader == "" && hasDatabase(k) {
+		return refuse("the cluster "+c.Name()+" has no leader, on which the accounts' passwords could be set", "start its nodes, then apply again.")
+	}
+	for _, name := range sortedKeys(k.Members) {
+		if _, ok := k.Nodes[name]; !ok {
+			return refuse("the member "+name+" is not managed here, so that it would be left with the old passwords", "import it, or stop its Patroni.")
 		}
 	}
 	names := sortedKeys(k.Nodes)
@@ -180,21 +280,21 @@ func (m *Manager) prepareRotation(ctx context.Context, s ClusterSpec, do *Doer) 
 		case errs[i] == nil:
 			marker, err := readMarker(facts[i])
 			if err != nil {
-				return nil, problem.In(n.Target.Name, "read "+MarkerPath, err)
+				return problem.In(n.Target.Name, "read "+MarkerPath, err)
 			}
 			if marker == nil || marker.Released || !marker.of(c) || marker.Node != name {
 				continue // it was removed, or its host made anew: nothing there holds a password of ours
 			}
-			r.nodes = append(r.nodes, rotating{n: n, member: facts[i].Unit(Unit).Running() && alive && member.State == "running"})
+			r.nodes = append(r.nodes, rotating{n: n, do: p.do, member: facts[i].Unit(Unit).Running() && alive && member.State == "running"})
 		case host.Unreachable(errs[i]) && !alive:
 			r.late[name] = errs[i]
 		case host.Unreachable(errs[i]):
-			return nil, refuse(fmt.Sprintf("node %s runs, and its host cannot be reached: %v", name, errs[i]), "bring the connection back, or stop the node's Patroni, then apply again.")
+			return refuse(fmt.Sprintf("node %s runs, and its host cannot be reached: %v", name, errs[i]), "bring the connection back, or stop the node's Patroni, then apply again.")
 		default:
-			return nil, errs[i]
+			return errs[i]
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // steps are the way from the passwords that are in force to the next ones.
@@ -205,8 +305,7 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 	same := was
 	if same.Origin = next.Origin; same == next && k.Next == nil {
 		return plan.Then(p.step("cluster.secrets", "note where the passwords are from", engine.Safe, func(ctx context.Context) error {
-			do.Known.Secrets = &next
-			return putJSON(ctx, do.KV, c.secretsKey(), storedSecrets{Secrets: next})
+			return r.done(ctx, p, storedSecrets{Secrets: next})
 		}))
 	}
 	if k.Next == nil {
@@ -214,7 +313,9 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 			if err := putJSON(ctx, do.KV, c.secretsKey(), storedSecrets{Secrets: was, Next: &next}); err != nil {
 				return err
 			}
-			do.Known.Next = &next
+			for _, p := range r.parts {
+				p.do.Known.Next = &next
+			}
 			return nil
 		}))
 	}
@@ -223,30 +324,33 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 			return do.KV.GrantUser(ctx, next.etcdUser(c), next.Etcd, c.sharedPrefix())
 		}))
 	}
-	var write, reload []engine.Plan
+	var write, roles, reload []engine.Plan
 	for _, node := range r.nodes {
-		write = append(write, engine.Sequence(do.step(node.n, "cluster.secrets.write", "put the new passwords into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
-			return do.writeSecrets(ctx, node.n, next)
+		write = append(write, engine.Sequence(node.do.step(node.n, "cluster.secrets.write", "put the new passwords into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
+			return node.do.writeSecrets(ctx, node.n, next)
 		})))
 		reload = append(reload, engine.Sequence(
-			do.step(node.n, "cluster.secrets.reload", "reload Patroni with the new passwords", engine.Reload, func(ctx context.Context) error {
-				return do.takeSecrets(ctx, node, was, next)
+			node.do.step(node.n, "cluster.secrets.reload", "reload Patroni with the new passwords", engine.Reload, func(ctx context.Context) error {
+				return node.do.takeSecrets(ctx, node, was, next)
 			}),
-			do.step(node.n, "cluster.secrets.mark", "note that the node has the new passwords", engine.Safe, func(ctx context.Context) error {
-				return do.markSecrets(ctx, node.n, was, next)
+			node.do.step(node.n, "cluster.secrets.mark", "note that the node has the new passwords", engine.Safe, func(ctx context.Context) error {
+				return node.do.markSecrets(ctx, node.n, was, next)
 			}),
 		))
 	}
 	plan = plan.ThenParallel(write...)
-	if passwords := changedRoles(c, was, next); len(passwords) > 0 {
-		plan = plan.Then(p.step("cluster.secrets.roles", "set the passwords of "+strings.Join(sortedKeys(passwords), ", ")+" on the leader", engine.Safe, func(ctx context.Context) error {
-			return do.setRoles(ctx, c, passwords)
-		}))
+	// Side by side: the groups of a formation log in to each other.
+	for _, of := range r.parts {
+		if passwords := changedRoles(of.c, was, next); len(passwords) > 0 && hasDatabase(of.do.Known) {
+			roles = append(roles, engine.Sequence(p.step("cluster.secrets.roles", "set the passwords of "+strings.Join(sortedKeys(passwords), ", ")+" on the leader of "+of.c.Name(), engine.Safe, func(ctx context.Context) error {
+				return of.do.setRoles(ctx, of.c, passwords)
+			})))
+		}
 	}
-	plan = plan.ThenParallel(reload...)
+	plan = plan.ThenParallel(roles...).ThenParallel(reload...)
 	if next.EtcdUser != was.EtcdUser {
 		plan = plan.Then(p.step("cluster.secrets.etcd_drop", "remove the etcd user "+was.etcdUser(c), engine.Safe, func(ctx context.Context) error {
-			if err := r.complete(ctx, do, c); err != nil {
+			if err := r.complete(ctx); err != nil {
 				return err
 			}
 			return do.KV.DropUser(ctx, was.etcdUser(c))
@@ -254,15 +358,38 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 	}
 	return plan.Then(p.step("cluster.secrets.done", "note that the new passwords are in force", engine.Safe, func(ctx context.Context) error {
 		// A leader that took over meanwhile may not have had the change.
-		if err := do.setRoles(ctx, c, changedRoles(c, was, next)); err != nil {
-			return err
+		for _, of := range r.parts {
+			if !hasDatabase(of.do.Known) {
+				continue
+			}
+			if err := of.do.setRoles(ctx, of.c, changedRoles(of.c, was, next)); err != nil {
+				return err
+			}
 		}
-		if err := putJSON(ctx, do.KV, c.secretsKey(), storedSecrets{Secrets: next}); err != nil {
-			return err
-		}
-		do.Known.Secrets, do.Known.Next = &next, nil
-		return nil
+		return r.done(ctx, p, storedSecrets{Secrets: next})
 	}))
+}
+
+// done notes which passwords are in force; and of a group, for whom it is their origin that
+// it wants: another one that still wants what was before is told so, and does not get it.
+func (r *rotation) done(ctx context.Context, p clusterPlanner, now storedSecrets) error {
+	c, do := p.s.Cluster, p.do
+	if c.Citus != nil && do.Known.Record != nil {
+		record := *do.Known.Record
+		origin := now.Origin.or(Origin{})
+		record.Origin = &origin
+		if err := putJSON(ctx, do.KV, c.recordKey(), record); err != nil {
+			return err
+		}
+		do.Known.Record = &record
+	}
+	if err := putJSON(ctx, do.KV, c.secretsKey(), now); err != nil {
+		return err
+	}
+	for _, of := range r.parts {
+		of.do.Known.Secrets, of.do.Known.Next = &now.Secrets, nil
+	}
+	return nil
 }
 
 // changedRoles are the roles that get another password.
@@ -280,16 +407,18 @@ func changedRoles(c Cluster, was, next Secrets) map[string]string {
 
 // complete makes sure that no node runs that would be locked out of etcd: one
 // that was away when the change began may have come back.
-func (r *rotation) complete(ctx context.Context, d *Doer, c Cluster) error {
-	k, err := c.Load(ctx, d.KV)
-	if err != nil {
-		return err
-	}
-	for _, name := range sortedKeys(k.Members) {
-		if !slices.ContainsFunc(r.nodes, func(n rotating) bool { return n.n.Name == name }) {
-			return &problem.Error{
-				Cause: fmt.Errorf("node %s has come back while passwords were being changed, and has the old ones", name),
-				Left:  "the old etcd user, so that the node goes on running.", Do: "apply again: the node is then part of the change.",
+func (r *rotation) complete(ctx context.Context) error {
+	for _, of := range r.parts {
+		k, err := of.c.Load(ctx, of.do.KV)
+		if err != nil {
+			return err
+		}
+		for _, name := range sortedKeys(k.Members) {
+			if !slices.ContainsFunc(r.nodes, func(n rotating) bool { return n.n.Name == name }) {
+				return &problem.Error{
+					Cause: fmt.Errorf("node %s has come back while passwords were being changed, and has the old ones", name),
+					Left:  "the old etcd user, so that the node goes on running.", Do: "apply again: the node is then part of the change.",
+				}
 			}
 		}
 	}

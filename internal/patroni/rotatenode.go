@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,11 +71,44 @@ func (d *Doer) setRoles(ctx context.Context, c Cluster, passwords map[string]str
 		}
 		statements = append(statements, "alter role "+quoteIdentifier(role)+" password "+quoteLiteral(password)+";\n")
 	}
+	if password, changes := passwords[c.Users.Superuser]; changes && c.Citus != nil {
+		between, err := d.betweenNodes(ctx, n, password)
+		if err != nil {
+			return err
+		}
+		statements = append(statements, between...)
+	}
 	if len(statements) == 0 {
 		return nil
 	}
+	if c.Citus != nil { // each group's leader has its own statement: the coordinator's does not go to the others
+		statements = slices.Insert(statements, 0, "set local citus.enable_alter_role_propagation = off;\n")
+	}
 	_, err = d.roles(ctx, n, "set password_encryption = 'scram-sha-256';\nbegin;\n"+strings.Join(statements, "")+"commit;\n")
 	return err
+}
+
+// betweenNodes are the statements by which the nodes of a formation log in to each other as
+// the superuser with a password, none if they do. Patroni has made the row with the database
+// (citus.py, bootstrap), and leaves it at that.
+func (d *Doer) betweenNodes(ctx context.Context, n Node, password string) ([]string, error) {
+	user, info := quoteLiteral(n.Cluster.Users.Superuser), "password="+quoteConninfo(password)
+	rows, err := d.roles(ctx, n, "select authinfo from pg_catalog.pg_dist_authinfo where nodeid = 0 and rolename = "+user+";\n")
+	if err != nil || len(rows) == 1 && rows[0] == info {
+		return nil, err
+	}
+	return []string{
+		"delete from pg_catalog.pg_dist_authinfo where nodeid = 0 and rolename = " + user + ";\n",
+		"insert into pg_catalog.pg_dist_authinfo values (0, " + user + ", " + quoteLiteral(info) + ");\n",
+	}, nil
+}
+
+// quoteConninfo is a value in a connection string.
+func quoteConninfo(s string) string {
+	if s != "" && !strings.ContainsAny(s, " '\\=") {
+		return s
+	}
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
 }
 
 // verifiers are what a node's server has of roles' passwords.
@@ -97,9 +131,13 @@ func (d *Doer) verifiers(ctx context.Context, n Node, names []string) (map[strin
 
 // roles runs statements about roles on a node.
 func (d *Doer) roles(ctx context.Context, n Node, statements string) ([]string, error) {
+	database := "postgres"
+	if n.Cluster.Citus != nil && !n.Cluster.Adopted() {
+		database = n.Cluster.Citus.Database // where the nodes' logins are
+	}
 	res, err := d.host(n).Run(ctx, host.Cmd{
 		Name: "postgres.roles", User: account, Script: remote.Script(scripts, "scripts/roles.sh"),
-		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir}, Stdin: []byte(statements), Sensitive: true,
+		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir, database}, Stdin: []byte(statements), Sensitive: true,
 	})
 	if err != nil {
 		return nil, err

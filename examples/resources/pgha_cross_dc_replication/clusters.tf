@@ -31,12 +31,12 @@ resource "pgha_patroni_cluster" "dc1" {
   scope            = "main"
   etcd             = pgha_etcd_cluster.dc1.access
   allowed_networks = ["10.77.0.0/16"]
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB", tcp_user_timeout = "60s" } }
 }
 
 resource "pgha_patroni_cluster" "dc2" {
   scope            = "main"
   etcd             = pgha_etcd_cluster.dc2.access
   allowed_networks = ["10.77.0.0/16"]
-  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB" } }
+  postgresql       = { use_pg_rewind = true, parameters = { max_slot_wal_keep_size = "10GB", tcp_user_timeout = "60s" } }
 }

@@ -1,4 +1,4 @@
-# postgres.roles PORT SOCKETDIR, statements on standard input: run as the operating
+# postgres.roles PORT SOCKETDIR DATABASE, statements on standard input: run as the operating
 # system's own user. They set passwords: nothing of them is logged, kept in
 # statistics or shown to who looks at activity, and an error does not quote them.
 set -eu
@@ -17,4 +17,4 @@ set pg_stat_statements.track_utility = off;
 set pgaudit.log = 'none';
 SQL
 	cat
-} | PGCONNECT_TIMEOUT=5 exec psql -XAtq -F '	' -h "$2" -p "$1" -d postgres -v ON_ERROR_STOP=1
+} | PGCONNECT_TIMEOUT=5 exec psql -XAtq -F '	' -h "$2" -p "$1" -d "$3" -v ON_ERROR_STOP=1

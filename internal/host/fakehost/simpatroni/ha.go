@@ -258,6 +258,7 @@ func (n *Node) initialise() {
 		roles[a.Username], _ = postgres.ScramVerifier(a.Password)
 	}
 	n.sim.passwords[n.cfg.Scope] = roles
+	n.sim.logins[n.cfg.Scope] = "password=" + n.cfg.PostgreSQL.Authentication["superuser"].Password
 	n.startServer()
 	n.pg.primary = true
 	n.store.Put(n.key("initialize"), id, nil)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgha/terraform-provider-pgha/internal/host"
 	"github.com/pgha/terraform-provider-pgha/internal/host/fakehost"
+	"github.com/pgha/terraform-provider-pgha/internal/postgres"
 )
 
 // handle models the operations of package patroni.
@@ -207,6 +208,13 @@ func (s *Sim) roles(o *fakehost.Op) error {
 		}
 		return nil
 	}
+	if strings.HasPrefix(statements, "select authinfo") {
+		if n.cfg.Citus == nil || n.cfg.Citus.Database != o.Arg(3) {
+			return o.Fail(3, "ERROR:  relation \"pg_catalog.pg_dist_authinfo\" does not exist")
+		}
+		o.Printf("%s\n", s.logins[n.cfg.Scope])
+		return nil
+	}
 	if !n.pg.primary {
 		return o.Fail(3, "ERROR:  cannot execute ALTER ROLE in a read-only transaction")
 	}
@@ -220,5 +228,18 @@ func (s *Sim) roles(o *fakehost.Op) error {
 		}
 		roles[m[1]] = m[2]
 	}
+	if m := setLogin.FindStringSubmatch(statements); m != nil {
+		s.logins[n.cfg.Scope] = m[1]
+	}
 	return nil
+}
+
+var setLogin = regexp.MustCompile(`insert into pg_catalog.pg_dist_authinfo values \(0, E'postgres', E'([^']+)'\);`)
+
+// Login is with what the nodes of a group log in to those of others.
+func (s *Sim) Login(scope string) string { return s.logins[scope] }
+
+// LetsIn reports whether a cluster's database has a password for a role.
+func (s *Sim) LetsIn(scope, role, password string) bool {
+	return postgres.ScramMatches(password, s.passwords[scope][role])
 }

@@ -57,6 +57,8 @@ type Sim struct {
 	acked map[string]int64
 	// passwords are what each cluster's database has of its roles'.
 	passwords map[string]map[string]string
+	// logins are with what the nodes of a group log in to those of others (pg_dist_authinfo).
+	logins map[string]string
 }
 
 // Outcome is what becomes of a switchover.
@@ -75,7 +77,7 @@ type Outcome struct {
 
 // Install makes Debian's packages bring a simulated Patroni and PostgreSQL.
 func Install(w *fakehost.World, etcd *simetcd.Sim) *Sim {
-	s := &Sim{world: w, etcd: etcd, nodes: map[string]*Node{}, acked: map[string]int64{}, passwords: map[string]map[string]string{}, moving: map[string]string{}}
+	s := &Sim{world: w, etcd: etcd, nodes: map[string]*Node{}, acked: map[string]int64{}, passwords: map[string]map[string]string{}, logins: map[string]string{}, moving: map[string]string{}}
 	w.OnInstall("patroni", func(m *fakehost.Machine, _ string) {
 		m.Account("postgres")
 		m.AddUnit(UnitName, s.node(m)).Enabled = "enabled"
