@@ -145,14 +145,7 @@ func (m Manager) stay(ctx context.Context, s Spec, v view) error {
 	if err := m.takeIn(ctx, s, v); err != nil {
 		return err
 	}
-	if err := m.look(ctx, v); err != nil {
-		return err
-	}
-	stale, err := m.stale(ctx, s, v, s.Primary)
-	if err != nil {
-		return err
-	}
-	return engine.Run(ctx, m.clones(s, v, stale, s.Primary), m.Manager.Observe)
+	return m.cloneAll(ctx, s, v, s.Primary)
 }
 
 // moveTo moves the primary as planned.

@@ -28,10 +28,13 @@ const near = 16 << 20
 const cloneKey = "journal/site-clone"
 
 // stale are the standby clusters that do not stream, and cannot any more: the servers that
-// they follow have thrown away WAL that they lack; or a run that cloned them was cut off.
+// they follow have thrown away WAL that they lack; or a run that cloned them was cut off. Those
+// that follow one of these come after it, if they cannot go on from what it will have.
 func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*look, error) {
 	var list []*look
-	for _, name := range s.others(primary) {
+	names := s.others(primary)
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(s.depth(a, primary), s.depth(b, primary)) })
+	for _, name := range names {
 		if _, given := v.lost(name); given {
 			continue
 		}
@@ -43,31 +46,69 @@ func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*
 			if l.err != nil || !l.follows() || l.known.Leader == "" {
 				continue
 			}
-			st, answers := l.statuses[l.known.Leader]
-			of := v[s.upstream(name, primary)][l.index]
-			up, theirs, ok := of.leader()
-			if !ok || !answers {
-				continue
+			from := s.upstream(name, primary)
+			for slices.Contains(list, v[from][l.index]) {
+				from = s.upstream(from, primary) // what it is cloned from has no older WAL
 			}
-			// One that is refused begins to stream again and again, for moments.
-			has := max(st.XLog.Received, st.XLog.Replayed)
-			if ok, _ := streams(st); ok && max(theirs.XLog.Location, theirs.XLog.Received, theirs.XLog.Replayed)-has < near {
-				continue
-			}
-			rows, err := of.live.SQL(ctx, up, "wal", "postgres", oldestWAL)
+			outrun, err := outrun(ctx, l, v[from][l.index])
 			if err != nil {
 				return nil, err
 			}
-			oldest, err := strconv.ParseInt(strings.Join(rows, ""), 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("what %s says about its WAL cannot be read: %w", up, err)
-			}
-			if has > 0 && has < oldest {
+			if outrun {
 				list = append(list, l)
 			}
 		}
 	}
 	return list, nil
+}
+
+// depth is over how many other sites one gets its WAL from the primary.
+func (s Spec) depth(name, primary string) (n int) {
+	for name != primary && n < len(s.Sites) {
+		name, n = s.upstream(name, primary), n+1
+	}
+	return n
+}
+
+// outrun reports whether a server has no WAL any more that goes on from what a standby has.
+func outrun(ctx context.Context, l, of *look) (bool, error) {
+	st, answers := l.statuses[l.known.Leader]
+	up, theirs, ok := of.leader()
+	if !ok || !answers {
+		return false, nil
+	}
+	// One that is refused begins to stream again and again, for moments.
+	has := max(st.XLog.Received, st.XLog.Replayed)
+	if ok, _ := streams(st); has == 0 || ok && max(theirs.XLog.Location, theirs.XLog.Received, theirs.XLog.Replayed)-has < near {
+		return false, nil
+	}
+	rows, err := of.live.SQL(ctx, up, "wal", "postgres", oldestWAL)
+	if err != nil {
+		return false, err
+	}
+	oldest, err := strconv.ParseInt(strings.Join(rows, ""), 10, 64)
+	if err != nil {
+		return false, fmt.Errorf("what %s says about its WAL cannot be read: %w", up, err)
+	}
+	return has < oldest, nil
+}
+
+// cloneAll clones what is stale, and then what is because of that.
+func (m Manager) cloneAll(ctx context.Context, s Spec, v view, primary string) error {
+	for range s.Sites {
+		if err := m.look(ctx, v); err != nil {
+			return err
+		}
+		stale, err := m.stale(ctx, s, v, primary)
+		if err != nil || len(stale) == 0 {
+			return err
+		}
+		first := slices.DeleteFunc(slices.Clone(stale), func(l *look) bool { return slices.Contains(stale, v[s.upstream(l.site, primary)][l.index]) })
+		if err := engine.Run(ctx, m.clones(s, v, first, primary), m.Manager.Observe); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clones has standby clusters clone anew.

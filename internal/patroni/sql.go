@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,8 +43,15 @@ type ServerSetting struct {
 // is reports whether the server runs with a value. Of archive_command it does not say
 // which one it has while archive_mode is off.
 func (s ServerSetting) is(name, want string) bool {
+	if slices.Contains(ofSockets, strings.ToLower(name)) {
+		return s.Source == "configuration file" || postgres.SameSetting(name, s.Value, want)
+	}
 	return postgres.SameSetting(name, s.Value, want) || strings.EqualFold(name, "archive_command") && s.Value == "(disabled)"
 }
+
+// ofSockets are parameters of which a server says what the asking session's socket has: over
+// a local one, as here, nothing (PostgreSQL, pqcomm.c, pq_gettcpusertimeout and the like).
+var ofSockets = []string{"tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"}
 
 // serverSettings asks a node's server about parameters.
 func (d *Doer) serverSettings(ctx context.Context, n Node, names []string) (map[string]ServerSetting, error) {
