@@ -24,10 +24,10 @@ var order = []string{
 	"TestInterrupted", "TestBookworm", "TestHostileValues", "TestTakeOver", "TestBadGround", "TestEtcdCertificates", "TestUpgradePlan",
 	"TestUpgrade", "TestCrossDCCitus", "TestStretched", "TestEtcdMembers", "TestCitusUpgrade", "TestRotation", "TestEtcdRestore", "TestEtcdUpgrade", "TestExtensions",
 
-	"TestCrossDCAround", "TestCrossDCOldPatroni", "TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
+	"TestBareAndSecrets", "TestNodesLeave", "TestVanished", "TestEtcdTLSOn", "TestEtcdFull", "TestCitusImport", "TestUpgradeFaults",
 	"TestEtcdSnapshots", "TestAdopt", "TestEtcdLostWithoutSnapshot", "TestUpgradeFive", "TestEtcdBroughtCertificates",
 	"TestEtcdAdoptLayouts", "TestEtcdUpgradeLine", "TestInterruptedSwapped", "TestIPv6Only", "TestDualStack",
-	"TestEtcdAcrossDatacenters", "TestFiveByName", "TestWatchdog", "TestEtcdSnapshotsBookworm",
+	"TestEtcdAcrossDatacenters", "TestFiveByName", "TestWatchdog", "TestEtcdSnapshotsBookworm", "TestCrossDCOldPatroni", "TestCrossDCAround",
 }
 
 // turns lets tests begin in their order, as many at a time as "go test -parallel" says.
