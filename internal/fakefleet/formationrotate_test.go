@@ -183,3 +183,33 @@ func TestFormationRotatesCrash(t *testing.T) {
 		})
 	}
 }
+
+// A group that still wants the passwords of before finishes a change that another one has
+// begun, and does not take it back.
+func TestFormationRotatesStale(t *testing.T) {
+	formed(t, 1, func(t *testing.T, f *formation) {
+		f.want(func(int) int64 { return 0 })
+		if err := f.apply(patient(t), f.Start("first"), 0, 1, 2); err != nil {
+			t.Fatal(err)
+		}
+		before := f.superuser()
+		f.want(func(group int) int64 { return map[int]int64{1: 1}[group] })
+		if err := f.clusters(f.Start("killed", fakehost.CrashAfter(8)), 1)[1]; err == nil {
+			t.Fatal("the run was not killed")
+		}
+		if !strings.Contains(f.Value("/pgha/patroni/service/main/formation/secrets"), `"next"`) {
+			t.Fatal("the change was not begun, or is finished")
+		}
+		f.Sleep(time.Minute)
+		wantError(t, f.clusters(f.Start("stale"), 2)[2], "another group has changed for all of them")
+		f.changed(before)
+		now := f.superuser()
+		wantError(t, f.clusters(f.Start("stale still"), 2)[2], "another group has changed for all of them")
+		// One that wants yet others gets them.
+		f.want(func(group int) int64 { return map[int]int64{0: 3, 1: 1}[group] })
+		if err := f.clusters(f.Start("others"), 0)[0]; err != nil {
+			t.Fatal(details(err))
+		}
+		f.changed(now)
+	})
+}

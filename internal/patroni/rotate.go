@@ -370,26 +370,24 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 	}))
 }
 
-// done notes which passwords are in force; and of a group, for whom it is their origin that
-// it wants: another one that still wants what was before is told so, and does not get it.
+// done notes which passwords are in force; and of a group that they are those that it wants.
+// One that has finished another group's change, and wants others, has not got them.
 func (r *rotation) done(ctx context.Context, p clusterPlanner, now storedSecrets) error {
 	c, do := p.s.Cluster, p.do
-	if c.Citus != nil && do.Known.Record != nil {
-		record := *do.Known.Record
-		origin := now.Origin.or(Origin{})
-		record.Origin = &origin
-		if err := putJSON(ctx, do.KV, c.recordKey(), record); err != nil {
-			return err
-		}
-		do.Known.Record = &record
-	}
 	if err := putJSON(ctx, do.KV, c.secretsKey(), now); err != nil {
 		return err
 	}
 	for _, of := range r.parts {
 		of.do.Known.Secrets, of.do.Known.Next = &now.Secrets, nil
 	}
-	return nil
+	origin := now.Origin.or(Origin{})
+	if c.Citus == nil || do.Known.Record == nil || p.s.origin(&now.Secrets) != origin {
+		return nil
+	}
+	record := *do.Known.Record
+	record.Origin = &origin
+	do.Known.Record = &record
+	return putJSON(ctx, do.KV, c.recordKey(), record)
 }
 
 // changedRoles are the roles that get another password.
