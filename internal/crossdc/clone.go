@@ -29,7 +29,8 @@ const cloneKey = "journal/site-clone"
 
 // stale are the standby clusters that do not stream, and cannot any more: the servers that
 // they follow have thrown away WAL that they lack; or a run that cloned them was cut off. Those
-// that follow one of these come after it, if they cannot go on from what it will have.
+// that follow one of these come after it: what it is cloned from hardly ever has WAL that goes
+// on from what they have.
 func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*look, error) {
 	var list []*look
 	names := s.others(primary)
@@ -46,15 +47,15 @@ func (m Manager) stale(ctx context.Context, s Spec, v view, primary string) ([]*
 			if l.err != nil || !l.follows() || l.known.Leader == "" {
 				continue
 			}
-			from := s.upstream(name, primary)
-			for slices.Contains(list, v[from][l.index]) {
-				from = s.upstream(from, primary) // what it is cloned from has no older WAL
+			of := v[s.upstream(name, primary)][l.index]
+			behind := slices.Contains(list, of)
+			if !behind {
+				var err error
+				if behind, err = outrun(ctx, l, of); err != nil {
+					return nil, err
+				}
 			}
-			outrun, err := outrun(ctx, l, v[from][l.index])
-			if err != nil {
-				return nil, err
-			}
-			if outrun {
+			if behind {
 				list = append(list, l)
 			}
 		}
@@ -93,7 +94,7 @@ func outrun(ctx context.Context, l, of *look) (bool, error) {
 	return has < oldest, nil
 }
 
-// cloneAll clones what is stale, and then what is because of that.
+// cloneAll clones what is stale, and then of those that follow it whoever cannot go on from it.
 func (m Manager) cloneAll(ctx context.Context, s Spec, v view, primary string) error {
 	for range s.Sites {
 		if err := m.look(ctx, v); err != nil {
@@ -118,6 +119,9 @@ func (m Manager) clones(s Spec, v view, stale []*look, primary string) engine.Pl
 		st := l.statuses[l.known.Leader]
 		title := fmt.Sprintf("clone it anew, with its nodes stopped meanwhile: it has WAL up to %s, and site %s has thrown away what comes next (max_slot_wal_keep_size)",
 			patroni.FormatLSN(max(st.XLog.Received, st.XLog.Replayed)), s.upstream(l.site, primary))
+		if up := s.upstream(l.site, primary); slices.Contains(stale, v[up][l.index]) {
+			title = fmt.Sprintf("clone it anew, with its nodes stopped meanwhile: site %s, which it follows, is cloned, and will hardly have WAL that goes on from %s", up, patroni.FormatLSN(max(st.XLog.Received, st.XLog.Replayed)))
+		}
 		if l.cloning != "" {
 			title = "clone it anew, with its nodes stopped meanwhile: that was begun and cut off"
 		}

@@ -252,6 +252,26 @@ func TestCloneCutOff(t *testing.T) {
 	}
 }
 
+// What follows a cluster that is cloned is named, too, and comes after it.
+func TestCloneCascade(t *testing.T) {
+	s := spec("dc1", "dc1", "dc2", "dc3", "dc0")
+	s.Sites["dc0"] = Site{Clusters: cluster("dc0"), Follow: "dc2"} // before it, by its name
+	v := s.at("dc1")
+	v["dc2"][0].cloning = "dc2-1"
+	stale, err := Manager{}.stale(t.Context(), s, v, "dc1")
+	var sites []string
+	for _, l := range stale {
+		sites = append(sites, l.site)
+	}
+	if err != nil || !slices.Equal(sites, []string{"dc2", "dc0"}) {
+		t.Fatal(sites, err)
+	}
+	got := Manager{}.clones(s, v, stale, "dc1").Describe(engine.Destructive)
+	if len(got) != 2 || !strings.Contains(got[1], "site dc2, which it follows, is cloned") {
+		t.Errorf("%q", got)
+	}
+}
+
 // Streams that end whenever the network is slow for a moment are named, with what to set.
 func TestImpatient(t *testing.T) {
 	s := spec("dc1", "dc1", "dc2")

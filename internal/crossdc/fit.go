@@ -25,14 +25,14 @@ func (s Spec) fit(v view) []string {
 				list = append(list, less(l, v[up][l.index])...)
 			}
 			size := patroni.Text(flat[patroni.Parameter("max_slot_wal_keep_size")])
-			patience, set := postgres.SettingTime("tcp_user_timeout", patroni.Text(flat[patroni.Parameter("tcp_user_timeout")]))
+			given, set := postgres.SettingTime("tcp_user_timeout", patroni.Text(flat[patroni.Parameter("tcp_user_timeout")]))
 			switch {
 			case size == "" || size == "-1":
 				list = append(list, l.name()+" keeps WAL without a bound for a site that is away (max_slot_wal_keep_size): its disk can run full, and then nobody writes")
-			case !set || patience == 0 || patience > 5*time.Minute:
+			case !set || given == 0 || given > 5*time.Minute:
 				// PostgreSQL, slot.c, InvalidatePossiblyObsoleteSlot: the checkpointer waits for who sends
 				// to the site, and that one for its socket.
-				list = append(list, l.name()+" has no tcp_user_timeout: when a site that is cut off gets further behind than max_slot_wal_keep_size, no checkpoint ends for a quarter of an hour, until the kernel gives its connection up, and so long its WAL is kept. Set tcp_user_timeout = \"60s\"")
+				list = append(list, l.name()+" has no tcp_user_timeout of five minutes or less: when a site that is cut off gets further behind than max_slot_wal_keep_size, no checkpoint ends for a quarter of an hour, until the kernel gives its connection up, and so long its WAL is kept. Set tcp_user_timeout = \"60s\"")
 			}
 			if rewind, set := patroni.Bool(flat["postgresql/use_pg_rewind"]); !set || !rewind {
 				list = append(list, l.name()+" does without pg_rewind (use_pg_rewind): a site that was given up has to be cloned again")
@@ -63,7 +63,7 @@ func less(l, of *look) []string {
 	return list
 }
 
-// patience are the parameters by which either end of a stream gives it up, with their default
+// patience are the parameters by which either end of a stream gives it up; a minute by default
 // (PostgreSQL documentation, "Replication").
 var patience = []string{"wal_sender_timeout", "wal_receiver_timeout"}
 

@@ -76,14 +76,14 @@ func (m Manager) Observe(ctx context.Context, s Spec) (o Observed, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Lost)) {
 		if _, there := s.Sites[name]; there && v.unreachable(name) == nil {
-			o.Drift = append(o.Drift, m.diverged(ctx, v, name, n.Lost[name]))
+			o.Drift = append(o.Drift, m.diverged(ctx, s, v, name, n.Lost[name]))
 		}
 	}
 	return o, nil
 }
 
 // diverged says what a site has that was given up and can be reached again.
-func (m Manager) diverged(ctx context.Context, v view, site string, lost Lost) string {
+func (m Manager) diverged(ctx context.Context, s Spec, v view, site string, lost Lost) string {
 	var parts []string
 	how := "pg_rewind, or by cloning it again"
 	for i, l := range v[site] {
@@ -100,6 +100,11 @@ func (m Manager) diverged(ctx context.Context, v view, site string, lost Lost) s
 			how = "cloning it again, with all of its nodes stopped meanwhile: it has promoted a node since, and cannot be rewound"
 		}
 		parts = append(parts, part)
+	}
+	for _, name := range s.names() {
+		if s.Sites[name].Follow == site && name != s.Primary {
+			how += fmt.Sprintf(". Site %s follows it, and is cloned after it, with its nodes stopped meanwhile, if it cannot go on from there", name)
+		}
 	}
 	return fmt.Sprintf("site %s is back, which was given up on %s: %s. Applying has it follow; what only it has is thrown away by %s", site, lost.At.UTC().Format("2006-01-02 15:04 UTC"), strings.Join(parts, "; "), how)
 }
@@ -158,7 +163,7 @@ func (m Manager) Preview(ctx context.Context, s Spec) (p Preview, err error) {
 		p.Steps = append(p.Steps, m.clones(s, v, stale, primary).Describe(engine.Reload)...)
 		for _, site := range v.givenUp() {
 			if lost, _ := v.lost(site); v[site] != nil && v.unreachable(site) == nil {
-				p.Steps = append(p.Steps, m.diverged(ctx, v, site, lost))
+				p.Steps = append(p.Steps, m.diverged(ctx, s, v, site, lost))
 			}
 		}
 	case s.Forced:

@@ -77,7 +77,7 @@ func (m Manager) Status(ctx context.Context, s Spec) (out Status, err error) {
 		out.Sites[name] = site
 		lost, given := v.lost(name)
 		if given && v.unreachable(name) == nil {
-			out.Warnings = append(out.Warnings, m.diverged(ctx, v, name, lost))
+			out.Warnings = append(out.Warnings, m.diverged(ctx, s, v, name, lost))
 		}
 		if name != primary && primary != "" {
 			out.Blocked[name] = m.gates(ctx, s, v, primary, name)

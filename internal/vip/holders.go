@@ -21,6 +21,9 @@ import (
 // A warning tells of each host that could not be asked, and of more than one holder.
 func (m Manager) Holders(ctx context.Context, c patroni.Cluster) (have map[string][]string, warnings []string, err error) {
 	all, err := m.all(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	have = map[string][]string{}
 	for _, v := range all {
 		a := v.spec.Address.Addr().String()
@@ -36,7 +39,7 @@ func (m Manager) Holders(ctx context.Context, c patroni.Cluster) (have map[strin
 			warnings = append(warnings, fmt.Sprintf("%s is on several nodes at once: %v", a, have[a]))
 		}
 	}
-	return have, warnings, err
+	return have, warnings, nil
 }
 
 // Arrived waits until all virtual addresses of a cluster are where they should be, on one
