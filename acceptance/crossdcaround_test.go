@@ -42,7 +42,7 @@ func TestCrossDCAround(t *testing.T) {
 
 // cutOff cuts a datacenter off from the others until what it returns is called, or the test
 // ends.
-func (s *crossSite) cutOff(t *testing.T, dc string) (heal func()) {
+func (s *site) cutOff(t *testing.T, dc string) (heal func()) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	if err := s.lab.Partition(ctx, dc); err != nil {
@@ -112,20 +112,27 @@ func (s *crossSite) behindSlot(t *testing.T, w *writer.Writer) {
 	ctx := t.Context()
 	heal := s.cutOff(t, "dc2")
 	leader := s.leaderOf("dc1")
-	tooMuchWAL(s.site, leader, "pgha_site_dc2")
+	s.tooMuchWAL(leader, "pgha_site_dc2")
 	heal()
-	s.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
-		o := s.Plan(ctx)
-		return o.Contains("clone it anew"), o.Text
-	})
-	s.Apply(ctx)
+	s.clonesAnew()
 	s.is(t, "dc1")
 	s.NoChanges(ctx)
 	s.writesFor(w, 3*time.Second, "after dc2 was cloned again")
 }
 
+// clonesAnew applies when the plan says that a datacenter has to be cloned.
+func (s *site) clonesAnew() {
+	s.t.Helper()
+	ctx := s.t.Context()
+	s.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
+		o := s.Plan(ctx)
+		return o.Contains("clone it anew"), o.Text
+	})
+	s.Apply(ctx)
+}
+
 // tooMuchWAL writes more WAL than a slot keeps, until it is lost.
-func tooMuchWAL(s *site, leader, slot string) {
+func (s *site) tooMuchWAL(leader, slot string) {
 	s.t.Helper()
 	for range 6 {
 		s.sql(leader, "select count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) from generate_series(1, 80)")

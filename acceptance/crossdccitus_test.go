@@ -202,28 +202,11 @@ func (f *crossFormation) behindSlot(t *testing.T) {
 	ctx := t.Context()
 	f.primary = "dc2"
 	f.configure()
-	if err := f.lab.Partition(ctx, "dc1"); err != nil {
-		t.Fatal(err)
-	}
-	healed := false
-	heal := func() {
-		if healed = true; f.lab.Heal(context.WithoutCancel(ctx), "dc1") != nil {
-			t.Error("the datacenters stay apart")
-		}
-	}
-	defer func() {
-		if !healed {
-			heal()
-		}
-	}()
+	heal := f.cutOff(t, "dc1")
 	f.shop("dc2", "insert into orders select n, 'apart' from generate_series(10001, 11000) n")
-	tooMuchWAL(f.site, "b1", "pgha_site_dc1")
+	f.tooMuchWAL("b1", "pgha_site_dc1")
 	heal()
-	f.eventually("a plan that says so", 2*time.Minute, func(context.Context) (bool, string) {
-		o := f.Plan(ctx)
-		return o.Contains("clone it anew"), o.Text
-	})
-	f.Apply(ctx)
+	f.clonesAnew()
 	f.is(t, "dc2")
 	f.NoChanges(ctx)
 	f.shop("dc2", "delete from orders where id > 10000")

@@ -415,18 +415,8 @@ func (l *Live) TakePasswords(ctx context.Context, of *Live) error {
 			if err != nil {
 				return err
 			}
-			member := of.do.Known.Members[name].State == "running"
-			lanes = append(lanes, engine.Sequence(
-				of.do.step(n, "cluster.secrets.write", "put the passwords of the primary site into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
-					return of.do.writeSecrets(ctx, n, next)
-				}),
-				of.do.step(n, "cluster.secrets.reload", "reload Patroni with them", engine.Reload, func(ctx context.Context) error {
-					return of.do.takeSecrets(ctx, rotating{n: n, do: of.do, member: member}, was, next)
-				}),
-				of.do.step(n, "cluster.secrets.mark", "note that the node has them", engine.Safe, func(ctx context.Context) error {
-					return of.do.markSecrets(ctx, n, was, next)
-				}),
-			))
+			node := rotating{n: n, do: of.do, member: of.do.Known.Members[name].State == "running"}
+			lanes = append(lanes, node.write(next).ThenPlan(node.reload(was, next)))
 		}
 	}
 	if err := engine.Run(ctx, engine.Plan{}.ThenParallel(lanes...), l.m.Observe); err != nil {

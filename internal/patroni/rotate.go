@@ -41,6 +41,25 @@ type rotating struct {
 	member bool
 }
 
+// write puts passwords into the node's file, which Patroni does not read yet.
+func (r rotating) write(next Secrets) engine.Plan {
+	return engine.Sequence(r.do.step(r.n, "cluster.secrets.write", "put the new passwords into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
+		return r.do.writeSecrets(ctx, r.n, next)
+	}))
+}
+
+// reload has the node use them.
+func (r rotating) reload(was, next Secrets) engine.Plan {
+	return engine.Sequence(
+		r.do.step(r.n, "cluster.secrets.reload", "reload Patroni with the new passwords", engine.Reload, func(ctx context.Context) error {
+			return r.do.takeSecrets(ctx, r, was, next)
+		}),
+		r.do.step(r.n, "cluster.secrets.mark", "note that the node has the new passwords", engine.Safe, func(ctx context.Context) error {
+			return r.do.markSecrets(ctx, r.n, was, next)
+		}),
+	)
+}
+
 // origin is where the passwords are to be from.
 func (s ClusterSpec) origin(have *Secrets) Origin {
 	if have == nil {
@@ -326,17 +345,8 @@ func (r *rotation) steps(p clusterPlanner) engine.Plan {
 	}
 	var write, roles, reload []engine.Plan
 	for _, node := range r.nodes {
-		write = append(write, engine.Sequence(node.do.step(node.n, "cluster.secrets.write", "put the new passwords into "+ConfigPath, engine.Safe, func(ctx context.Context) error {
-			return node.do.writeSecrets(ctx, node.n, next)
-		})))
-		reload = append(reload, engine.Sequence(
-			node.do.step(node.n, "cluster.secrets.reload", "reload Patroni with the new passwords", engine.Reload, func(ctx context.Context) error {
-				return node.do.takeSecrets(ctx, node, was, next)
-			}),
-			node.do.step(node.n, "cluster.secrets.mark", "note that the node has the new passwords", engine.Safe, func(ctx context.Context) error {
-				return node.do.markSecrets(ctx, node.n, was, next)
-			}),
-		))
+		write = append(write, node.write(next))
+		reload = append(reload, node.reload(was, next))
 	}
 	plan = plan.ThenParallel(write...)
 	// Side by side: the groups of a formation log in to each other.
