@@ -38,8 +38,11 @@ resource "pgha_patroni_cluster" "group" {
   citus            = { group = tonumber(each.key), database = var.database, extension_version = each.key == "0" ? var.versions.citus_extension : null }
   etcd             = pgha_etcd_cluster.dcs.access
   allowed_networks = var.allowed_networks
-  postgresql       = { parameters = var.parameters }
-  rollout          = { allow_downtime = var.allow_downtime }
+
+  # A node that has just lost its upstream tries again this soon, and not after 5 s: with
+  # synchronous_mode nobody can commit before the former leader follows the new one.
+  postgresql = { parameters = merge({ wal_retrieve_retry_interval = "500ms" }, var.parameters) }
+  rollout    = { allow_downtime = var.allow_downtime }
 
   deletion_protection = var.deletion_protection
 }

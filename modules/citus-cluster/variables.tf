@@ -42,7 +42,7 @@ variable "repositories" {
 }
 
 variable "parameters" {
-  description = "Parameters of PostgreSQL, the same in all groups."
+  description = "Parameters of PostgreSQL, the same in all groups; wal_retrieve_retry_interval is 500ms unless given."
   type        = map(string)
   default     = {}
 }

@@ -55,7 +55,7 @@ resource "pgha_patroni_cluster" "main" {
   credentials            = var.credentials_rotation == null ? null : { rotation = var.credentials_rotation }
   postgresql = {
     use_pg_rewind = true
-    parameters    = merge({ max_slot_wal_keep_size = var.max_slot_wal_keep_size, tcp_user_timeout = "60s" }, var.parameters)
+    parameters    = merge({ max_slot_wal_keep_size = var.max_slot_wal_keep_size, tcp_user_timeout = "60s", wal_retrieve_retry_interval = "500ms" }, var.parameters)
   }
   rollout = { allow_downtime = var.allow_downtime }
 

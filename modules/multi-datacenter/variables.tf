@@ -155,7 +155,7 @@ variable "max_slot_wal_keep_size" {
 }
 
 variable "parameters" {
-  description = "Parameters of PostgreSQL, the same in all sites."
+  description = "Parameters of PostgreSQL, the same in all sites; wal_retrieve_retry_interval is 500ms unless given."
   type        = map(string)
   default     = {}
 }

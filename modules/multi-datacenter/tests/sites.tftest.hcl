@@ -95,7 +95,7 @@ run "three_sites" {
     error_message = "A site has a way of its own for SSH."
   }
   assert {
-    condition     = pgha_patroni_cluster.main["dc1"].postgresql.parameters == tomap({ max_connections = "200", max_slot_wal_keep_size = "10GB", tcp_user_timeout = "60s" })
+    condition     = pgha_patroni_cluster.main["dc1"].postgresql.parameters == tomap({ max_connections = "200", max_slot_wal_keep_size = "10GB", tcp_user_timeout = "60s", wal_retrieve_retry_interval = "500ms" })
     error_message = "Parameters are added."
   }
 }
