@@ -63,7 +63,7 @@ func (m *Manager) leaveFormation(ctx context.Context, n Node, do *Doer) (engine.
 		return plan, err
 	}
 	protected := known.protected(c)
-	b := &Database{&Doer{Fleet: do.Fleet, Log: do.Log, KV: do.KV, Known: known, Runner: do.Runner, Redact: do.Redact}, c, c.Citus.Database}
+	b := &Database{&Doer{Fleet: do.Fleet, Log: do.Log, KV: do.KV, Known: known, Runner: do.Runner, Redact: do.Redact}, c, c.Citus.Database, statementTimeout}
 	// told runs what asks the coordinator. A formation that is not protected may be on
 	// its way out as a whole, its coordinator before this group: then, and only then, it
 	// is not told. What else keeps it from answering is tried again for a while.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgha/terraform-provider-pgha/internal/problem"
 	"github.com/pgha/terraform-provider-pgha/internal/remote"
@@ -16,6 +17,7 @@ type Database struct {
 	do      *Doer
 	cluster Cluster
 	name    string
+	within  time.Duration // what one statement may take
 }
 
 // Database opens a database of a cluster.
@@ -27,7 +29,14 @@ func (m *Manager) Database(ctx context.Context, c Cluster, name string) (*Databa
 	if err := c.Require(do.Known); err != nil {
 		return nil, err
 	}
-	return &Database{do, c, name}, nil
+	return &Database{do, c, name, statementTimeout}, nil
+}
+
+// Within is the same database, with another bound on what one statement may take.
+func (b *Database) Within(bound time.Duration) *Database {
+	patient := *b
+	patient.within = bound
+	return &patient
 }
 
 // Rows is Doer.query on the primary, which is looked for anew each time.
@@ -39,7 +48,7 @@ func (b *Database) Rows(ctx context.Context, name, statement string) ([]string, 
 			Do: "make sure that the cluster has a leader (patronictl list), then apply again.",
 		}
 	}
-	return b.do.query(ctx, n, name, b.name, statement)
+	return b.do.queryWithin(ctx, n, name, b.name, statement, b.within)
 }
 
 // List runs a query and reads its rows, each as an object of JSON whose fields are the

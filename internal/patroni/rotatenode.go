@@ -136,7 +136,7 @@ func (d *Doer) roles(ctx context.Context, n Node, statements string) ([]string, 
 		database = n.Cluster.Citus.Database // where the nodes' logins are
 	}
 	res, err := d.host(n).Run(ctx, host.Cmd{
-		Name: "postgres.roles", User: account, Script: remote.Script(scripts, "scripts/roles.sh"),
+		Name: "postgres.roles", User: account, Script: remote.Script(scripts, "scripts/psql.sh", "scripts/roles.sh"),
 		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir, database}, Stdin: []byte(statements), Sensitive: true,
 	})
 	if err != nil {

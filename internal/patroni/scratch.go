@@ -33,7 +33,7 @@ func (d *Doer) scratch(n Node, t turn) engine.Step {
 				args = append(args, pin.String())
 			}
 		}
-		_, err := d.host(n).Run(ctx, host.Cmd{Name: "postgres.scratch", Script: remote.Script(scripts, "scripts/scratch.sh"), Args: args, Timeout: scratchTimeout})
+		_, err := d.host(n).Run(ctx, host.Cmd{Name: "postgres.scratch", Script: remote.Script(scripts, "scripts/psql.sh", "scripts/scratch.sh"), Args: args, Timeout: scratchTimeout})
 		var e *host.Error
 		errors.As(err, &e)
 		switch host.ExitCode(err) {

@@ -19,8 +19,12 @@ const statementTimeout = 5 * time.Minute
 // own user: no password is needed, and it works whatever pg_hba says about
 // networks. It returns the rows, with a tab between columns. Name is for the log.
 func (d *Doer) query(ctx context.Context, n Node, name, database, statement string) ([]string, error) {
+	return d.queryWithin(ctx, n, name, database, statement, statementTimeout)
+}
+
+func (d *Doer) queryWithin(ctx context.Context, n Node, name, database, statement string, bound time.Duration) ([]string, error) {
 	res, err := d.host(n).Run(ctx, host.Cmd{
-		Name: "postgres." + name, User: account, Script: remote.Script(scripts, "scripts/query.sh"), Timeout: statementTimeout,
+		Name: "postgres." + name, User: account, Script: remote.Script(scripts, "scripts/psql.sh", "scripts/query.sh"), Timeout: bound,
 		Args: []string{strconv.Itoa(n.Cluster.PostgresPort), socketDir, database}, Stdin: []byte(statement + ";\n"),
 	})
 	if err != nil {
@@ -56,7 +60,7 @@ var ofSockets = []string{"tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_
 // serverSettings asks a node's server about parameters.
 func (d *Doer) serverSettings(ctx context.Context, n Node, names []string) (map[string]ServerSetting, error) {
 	res, err := d.host(n).Run(ctx, host.Cmd{
-		Name: "postgres.settings", User: account, Script: remote.Script(scripts, "scripts/settings.sh"),
+		Name: "postgres.settings", User: account, Script: remote.Script(scripts, "scripts/psql.sh", "scripts/settings.sh"),
 		Args: append([]string{strconv.Itoa(n.Cluster.PostgresPort), socketDir}, names...),
 	})
 	if err != nil {

@@ -53,7 +53,7 @@ type Standalone struct {
 func (d *Doer) standalone(ctx context.Context, n Node) (*Standalone, error) {
 	major, name, _ := strings.Cut(n.Cluster.TakeOver.Debian, "/")
 	res, err := d.host(n).Run(ctx, host.Cmd{
-		Name: "postgres.takeover", User: account, Script: remote.Script(scripts, "scripts/takeover_look.sh"), Args: []string{major, name}, Sensitive: true,
+		Name: "postgres.takeover", User: account, Script: remote.Script(scripts, "scripts/psql.sh", "scripts/takeover_look.sh"), Args: []string{major, name}, Sensitive: true,
 	})
 	if err != nil {
 		return nil, err

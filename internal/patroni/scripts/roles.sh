@@ -17,4 +17,4 @@ set pg_stat_statements.track_utility = off;
 set pgaudit.log = 'none';
 SQL
 	cat
-} | PGCONNECT_TIMEOUT=5 exec psql -XAtq -F '	' -h "$2" -p "$1" -d "$3" -v ON_ERROR_STOP=1
+} | PGCONNECT_TIMEOUT=5 exec "$psql" -XAtq -F '	' -h "$2" -p "$1" -d "$3" -v ON_ERROR_STOP=1

@@ -48,7 +48,7 @@ done
 libraries=$(find "$root/usr/lib" -maxdepth 2 -name 'libpq.so.5' -printf '%h' -quit)
 chown postgres:postgres "$dir"
 ask() {
-	(cd / && runuser -u postgres -- psql -XAtq -h "$socket" -p "$port" "$@" 2>/dev/null) || true
+	(cd / && runuser -u postgres -- "$psql" -XAtq -h "$socket" -p "$port" "$@" 2>/dev/null) || true
 }
 preload=$(ask -d postgres -c 'show shared_preload_libraries')
 {

@@ -11,6 +11,6 @@ for name in "$@"; do
 	list="$list${list:+,}'$(printf %s "$name" | tr '[:upper:]' '[:lower:]')'"
 done
 cd /
-PGCONNECT_TIMEOUT=5 exec psql -XAtq -F '	' -h "$dir" -p "$port" -d postgres -v ON_ERROR_STOP=1 <<SQL
+PGCONNECT_TIMEOUT=5 exec "$psql" -XAtq -F '	' -h "$dir" -p "$port" -d postgres -v ON_ERROR_STOP=1 <<SQL
 select name, current_setting(name), pending_restart, source from pg_settings where lower(name) in ($list);
 SQL

@@ -13,7 +13,7 @@ case $4 in
 online*) ;;
 *) exit 0 ;;
 esac
-PGCONNECT_TIMEOUT=5 psql -XAtq -h /var/run/postgresql -p "$3" -d postgres -v ON_ERROR_STOP=1 <<'SQL'
+PGCONNECT_TIMEOUT=5 "$psql" -XAtq -h /var/run/postgresql -p "$3" -d postgres -v ON_ERROR_STOP=1 <<'SQL'
 select 'system=' || system_identifier from pg_control_system();
 select 'standby=' || pg_is_in_recovery();
 select 'version=' || current_setting('server_version_num');
