@@ -25,6 +25,7 @@ type formation struct {
 	provider string     // what is in the provider block
 	citus    string     // version
 	shards   int        // of a table that is made
+	more     []string   // tables that sums looks at as well
 	// extension is what the coordinator's cluster says of the extension's version.
 	extension string
 }
@@ -36,7 +37,7 @@ func newFormation(t *testing.T, groups ...[]string) *formation {
 	cli.Binary(t)
 	o := labhost.Options{Image: labhost.Warm, Datacenters: []labhost.Datacenter{{Name: "dc1", Hosts: slices.Concat(groups...)}}}
 	lab := labtest.New(t, o)
-	f := &formation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, groups: groups, shards: 32}
+	f := &formation{site: &site{t: t, lab: lab, Dir: cli.New(t, nil, lab.Env()...)}, groups: groups, shards: 12}
 	have, err := lab.Versions("postgresql-17-citus")
 	if err != nil || len(have) == 0 {
 		t.Skipf("SKIPPED: Citus is in no registry, and not in lab/extra-debs (CONTRIBUTING.md): %v", err)
@@ -134,7 +135,7 @@ func (f *formation) leads(group int) string {
 	var leader string
 	f.eventually(fmt.Sprintf("group %d to have a primary", group), time.Minute, func(ctx context.Context) (bool, string) {
 		for _, h := range f.groups[group] {
-			out, err := f.lab.SSH(ctx, h, "cd /; runuser -u postgres -- psql -XAtqc 'select pg_is_in_recovery()'")
+			out, err := f.lab.SSH(ctx, h, "cd /; runuser -u postgres -- /usr/lib/postgresql/*/bin/psql -XAtqc 'select pg_is_in_recovery()'")
 			if err == nil && strings.TrimSpace(out) == "f" {
 				leader = h
 				return true, ""
@@ -148,7 +149,7 @@ func (f *formation) leads(group int) string {
 // shop runs a statement in the distributed database, on the coordinator's primary.
 func (f *formation) shop(statement string) string {
 	f.t.Helper()
-	return f.on(f.leads(0), "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
+	return f.on(f.leads(0), "cd /; runuser -u postgres -- /usr/lib/postgresql/*/bin/psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
 }
 
 // ids are the ids with which the formation's resources are imported, by address.
@@ -177,7 +178,7 @@ func (f *formation) ids() map[string]string {
 func (f *formation) sums() string {
 	f.t.Helper()
 	var sums []string
-	for _, table := range []string{"orders", "items", "customers"} {
+	for _, table := range append([]string{"orders", "items", "customers"}, f.more...) {
 		sums = append(sums, table+" "+f.shop("select count(*), sum(id) from "+table))
 	}
 	return strings.Join(sums, ", ")
@@ -208,7 +209,7 @@ func (f *formation) tables() {
 func (f *formation) write(t *testing.T) *writer.Writer {
 	t.Helper()
 	for _, statement := range []string{
-		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id')",
+		"create table written (id bigint primary key, at timestamptz not null default now())", "select create_distributed_table('written', 'id', colocate_with := 'orders')",
 		"create role app superuser login password 'app-password'",
 	} {
 		f.shop(statement)
@@ -236,10 +237,11 @@ func (f *formation) imports() int {
 }
 
 // drainedAndBack moves all shards off group 2, and some onto it again. Configure writes the
-// configuration; sums are what the tables hold before and after.
-func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), sums string) {
+// configuration; how are more attributes of the groups; sums are what the tables hold before
+// and after.
+func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), how, sums string) {
 	ctx := t.Context()
-	f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
+	f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\"" + how
 	configure(3)
 	has(t, f.Plan(ctx), "Applying this moves all shards off the group shop/2")
 	f.Apply(ctx)
@@ -247,7 +249,7 @@ func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), sum
 		t.Errorf("%s placements are left", held)
 	}
 	f.NoChanges(ctx)
-	f.worker = "rebalance = \"on_join\"\n  rebalance_threshold = 0.1"
+	f.worker = "rebalance = \"on_join\"\n  rebalance_threshold = 0.1" + how
 	configure(3)
 	has(t, f.Plan(ctx), "Applying this moves shards onto the group shop/2", "an even share")
 	f.Apply(ctx)
@@ -258,6 +260,77 @@ func (f *formation) drainedAndBack(t *testing.T, configure func(joined int), sum
 	if now := f.sums(); now != sums {
 		t.Errorf("the tables hold %s, before %s", now, sums)
 	}
+}
+
+// staleRow leaves the row of a host in the metadata that is no node.
+func (f *formation) staleRow(t *testing.T) {
+	ctx := t.Context()
+	const row = "select count(*) from pg_dist_node where nodename = '10.9.9.9'"
+	f.shop("select citus_add_secondary_node('10.9.9.9', 5432, nodename, nodeport) from pg_dist_node where groupid = 1 and noderole = 'primary'")
+	has(t, f.Plan(ctx), "remove 10.9.9.9:5432 from the metadata: it is no node of the group")
+	f.Apply(ctx)
+	if n := f.shop(row); n != "0" {
+		t.Error("it is still there")
+	}
+	f.NoChanges(ctx)
+}
+
+// rowsGone truncates a table while group 2 is drained: no server counts that as deletes, so
+// that the group is not called drained, until somebody applies again.
+func (f *formation) rowsGone(t *testing.T) {
+	ctx := t.Context()
+	f.shop("create table gone (id bigint primary key)")
+	f.shop("select create_distributed_table('gone', 'id', colocate_with := 'none', shard_count := 4)")
+	f.shop("insert into gone select generate_series(1, 1000)")
+	moving := f.worker
+	f.worker += "\n  drain = each.key == \"2\""
+	f.configure(3)
+	// A transaction that has written everywhere keeps the first move from ending.
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		_, _ = f.lab.SSH(ctx, f.leads(0), `cd /; runuser -u postgres -- psql -XAtqd shop -c "begin; insert into orders select generate_series(100001, 101000), 'held'; set application_name = 'holds'; select pg_sleep(600); rollback"`)
+	}()
+	f.eventually("the transaction to have written", time.Minute, func(context.Context) (bool, string) {
+		return f.shop("select count(*) from pg_stat_activity where application_name = 'holds'") != "0", ""
+	})
+	var o cli.Output
+	applied := make(chan struct{})
+	go func() {
+		defer close(applied)
+		o = f.TryApply(ctx)
+	}()
+	f.eventually("shards to be moved", 3*time.Minute, func(context.Context) (bool, string) {
+		have := f.shop("select count(*) from pg_dist_background_job where state = 'running'")
+		return have != "0", have
+	})
+	truncated := make(chan struct{})
+	go func() {
+		defer close(truncated)
+		f.shop("truncate gone")
+	}()
+	select {
+	case <-truncated:
+	case <-time.After(5 * time.Second): // its own shards are those that are moved
+	}
+	f.shop("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'holds'")
+	<-held
+	<-truncated
+	<-applied
+	if o.Code == 0 {
+		t.Error("nobody noticed")
+	}
+	has(t, o, "compare the rows with those before the drain", "gone: 1000 rows before, 0 now", "apply again")
+	if left := f.held(2); left != "0" {
+		t.Errorf("%s placements are left", left)
+	}
+	f.Apply(ctx)
+	f.NoChanges(ctx)
+	f.shop("drop table gone")
+	f.worker = moving
+	f.configure(3)
+	f.Apply(ctx)
+	f.NoChanges(ctx)
 }
 
 // A coordinator and two groups of workers, two hosts each, are made from nothing by one
@@ -281,16 +354,25 @@ func TestCitus(t *testing.T) {
 		t.Errorf("group 1 has %s", mode)
 	}
 	f.tables()
+	for _, statement := range []string{
+		"create schema tenant", "create table tenant.visits (id bigint primary key, what text)", "select citus_schema_distribute('tenant')",
+		"insert into tenant.visits select n, 'v' from generate_series(1, 500) n",
+	} {
+		f.shop(statement)
+	}
+	f.more = []string{"tenant.visits"}
 	before := f.sums()
 	w := f.write(t)
+	const joined = "select count(*) || ' ' || sum(o.id) from orders o join items i using (id) join customers c on c.id = o.id % 100 + 1"
+	r := writer.Read(t, w.Config(), joined, f.shop(joined))
 
 	t.Run("a group joins", func(t *testing.T) {
 		f.worker = `rebalance = "on_join"`
 		f.configure(4)
 		has(t, f.Plan(ctx), "Applying this moves shards onto the group shop/3", "an even share")
-		begin, failed := time.Now(), w.Failed()
+		begin, failed, unread := time.Now(), w.Failed(), r.Failed()
 		f.Apply(ctx)
-		t.Logf("joined in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed)
+		t.Logf("joined in %s; longest gap %s, %d writes and %d reads failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed, r.Failed()-unread)
 		if f.held(3) == "0" {
 			t.Error("it has no shards")
 		}
@@ -319,11 +401,12 @@ func TestCitus(t *testing.T) {
 	})
 
 	t.Run("it leaves", func(t *testing.T) {
+		f.shop("select citus_schema_move('tenant', nodename, nodeport) from pg_dist_node where groupid = 3 and noderole = 'primary'")
 		f.configure(3)
 		has(t, f.Plan(ctx), "Destroying the group shop/3 moves all its shards to other groups", "shards with", "orders: ", "items: ")
-		begin, failed := time.Now(), w.Failed()
+		begin, failed, unread := time.Now(), w.Failed(), r.Failed()
 		f.Apply(ctx)
-		t.Logf("left in %s; longest gap %s, %d writes failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed)
+		t.Logf("left in %s; longest gap %s, %d writes and %d reads failed", time.Since(begin).Round(time.Second), w.TakeGap(), w.Failed()-failed, r.Failed()-unread)
 		if n := w.Failed() - failed; n > 0 {
 			t.Errorf("%d writes failed", n)
 		}
@@ -349,7 +432,36 @@ func TestCitus(t *testing.T) {
 		has(t, other.Plan(ctx), fmt.Sprintf("%d to import, 0 to add, 0 to change, 0 to destroy", n))
 	})
 
-	t.Run("drained, and back", func(t *testing.T) { f.drainedAndBack(t, f.configure, before) })
+	t.Run("drained, and back", func(t *testing.T) {
+		for _, statement := range []string{
+			"create extension if not exists citus_columnar", "create table events (id bigint primary key, what text) using columnar", "select create_distributed_table('events', 'id', colocate_with := 'none', shard_count := 4)",
+			"insert into events select n, 'e' from generate_series(1, 1000) n",
+			"create table logs (id bigint, at date, primary key (id, at)) partition by range (at)", "create table logs_2026 partition of logs for values from ('2026-01-01') to ('2027-01-01')",
+			"select create_distributed_table('logs', 'id', colocate_with := 'none', shard_count := 4)", "insert into logs select n, '2026-12-01' from generate_series(1, 1000) n",
+		} {
+			f.shop(statement)
+		}
+		f.worker = "rebalance = \"on_join\"\n  drain = each.key == \"2\""
+		f.configure(3)
+		has(t, f.Plan(ctx), "The group shop/2 cannot be drained", "events: columnar", `shard_transfer_mode = "block_writes"`)
+		base := f.more
+		f.more = append(base, "events", "logs")
+		failed := w.Failed()
+		f.drainedAndBack(t, f.configure, "\n  shard_transfer_mode = \"block_writes\"", f.sums())
+		if n := w.Failed() - failed; n > 0 {
+			t.Errorf("%d writes failed", n)
+		}
+		f.shop("drop table events")
+		f.shop("drop table logs")
+		f.more = base
+		f.worker = "rebalance = \"on_join\"\n  rebalance_threshold = 0.1"
+		f.configure(3)
+		f.Apply(ctx)
+	})
+
+	t.Run("a row of a lost node", func(t *testing.T) { f.staleRow(t) })
+
+	t.Run("rows are gone", func(t *testing.T) { f.rowsGone(t) })
 
 	t.Run("killed", func(t *testing.T) {
 		k := sweeper(f.site, w, "citus.rebalance", "citus.drain", "citus.remove")
@@ -468,7 +580,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 		}
 		f.Outputs(ctx, "formation", &view)
 		t.Logf("%s\n%v", view.Table, view.Warnings)
-		if len(view.Groups) != 3 || view.Groups[2].Shards == 0 || len(view.Tables) != 4 {
+		if len(view.Groups) != 3 || view.Groups[2].Shards == 0 || len(view.Tables) != 5 {
 			t.Errorf("the formation is %+v", view)
 		}
 		if n := f.shop("select count(*) from customers"); n != "100" {
@@ -493,6 +605,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 		}
 	})
 	w.Check(t)
+	r.Check(t)
 	f.Destroy(ctx)
 	for _, h := range slices.Concat(f.groups...) {
 		f.on(h, "test ! -e /etc/pgha && ! systemctl is-active -q patroni etcd")

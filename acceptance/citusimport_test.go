@@ -246,7 +246,7 @@ output "formation" { value = { table = data.pgha_citus.shop.table, warnings = da
 	})
 
 	if exhaustive() { // it leaves, below, is drained as well
-		t.Run("drained, and back", func(t *testing.T) { f.drainedAndBack(t, f.adoptedFormation, rows) })
+		t.Run("drained, and back", func(t *testing.T) { f.drainedAndBack(t, f.adoptedFormation, "", rows) })
 	}
 
 	t.Run("a switchover", func(t *testing.T) {

@@ -2,6 +2,7 @@ package citus
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,7 +10,7 @@ import (
 )
 
 func TestOf(t *testing.T) {
-	all := []Holding{{1, "orders", 16, true}, {1, "items", 16, true}, {2, "orders", 16, true}}
+	all := []Holding{{1, "orders", 16, true, false, false}, {1, "items", 16, true, false, false}, {2, "orders", 16, true, false, false}}
 	if list, n := of(all, 1); n != 32 || len(list) != 2 {
 		t.Errorf("%d shards of %v", n, list)
 	}
@@ -20,7 +21,7 @@ func TestOf(t *testing.T) {
 
 // Only moves that need it ask for a replica identity.
 func TestMovable(t *testing.T) {
-	held := []Holding{{1, "orders", 16, true}, {1, "loose", 16, false}, {2, "loose", 16, false}}
+	held := []Holding{{1, "orders", 16, true, false, false}, {1, "loose", 16, false, false, false}, {2, "loose", 16, false, false, false}}
 	for mode, refused := range map[string]bool{"auto": true, "force_logical": false, "block_writes": false} {
 		err := Moving{Mode: mode}.movable(held)
 		var p *problem.Error
@@ -30,6 +31,32 @@ func TestMovable(t *testing.T) {
 	}
 	if err := (Moving{Mode: "auto"}).movable(held[:1]); err != nil {
 		t.Error(err)
+	}
+	// A key is of no use to a columnar table.
+	held[0].Columnar = true
+	if err := (Moving{Mode: "auto"}).movable(held[:1]); err == nil || !strings.Contains(err.Error(), "orders: columnar") {
+		t.Error(err)
+	}
+}
+
+// Fewer rows are lost ones, unless somebody deletes.
+func TestMissing(t *testing.T) {
+	before := map[string]Count{"same": {10, 3}, "more": {10, 0}, "queue": {10, 3}, "fewer": {10, 3}, "dropped": {10, 0}}
+	after := map[string]Count{"same": {10, 3}, "more": {11, 0}, "queue": {2, 4}, "fewer": {9, 3}}
+	lost, deleted := missing(before, after)
+	if want := []string{"fewer: 10 rows before, 9 now"}; !slices.Equal(lost, want) {
+		t.Errorf("lost are %q", lost)
+	}
+	if want := []string{"queue: 10 rows before, 2 now"}; !slices.Equal(deleted, want) {
+		t.Errorf("deleted are %q", deleted)
+	}
+}
+
+// A partitioned table has its rows in its partitions.
+func TestCounted(t *testing.T) {
+	held := []Holding{{1, "orders", 16, true, false, false}, {2, "orders", 16, true, false, false}, {1, "events", 16, true, true, false}, {1, "events_1", 16, true, false, false}}
+	if got, want := counted(held), []string{"events_1", "orders"}; !slices.Equal(got, want) {
+		t.Errorf("counted are %q", got)
 	}
 }
 
@@ -58,7 +85,7 @@ func TestText(t *testing.T) {
 
 func TestPreviewText(t *testing.T) {
 	others := []Other{{Group: 2, Host: "10.0.0.5", Free: 20 << 20}, {Group: 3, Host: "10.0.0.7", Free: -1, Silent: []string{"d1", "d2"}}}
-	p := Preview{Shards: 32, Bytes: 3 << 20, Tables: []Holding{{1, "items", 16, true}, {1, "orders", 16, true}}, Others: others}
+	p := Preview{Shards: 32, Bytes: 3 << 20, Tables: []Holding{{1, "items", 16, true, false, false}, {1, "orders", 16, true, false, false}}, Others: others}
 	const want = "32 shards with 3072 KiB are moved, in a background job of Citus's, while they are read and written:\n  items: 16\n  orders: 16\nThey go to:\n" +
 		"  group 2 (10.0.0.5), where the fullest node has 20 MiB free\n  group 3 (10.0.0.7); not asked for its room, since it does not answer: d1, d2"
 	if got := p.String(); got != want {

@@ -21,6 +21,7 @@ type Spec struct {
 	Shards bool // it is to have shards; with false those that it has are left where they are
 	Drain  bool // it is to have none: they are moved off
 	OnJoin bool // shards are moved onto it when it joins, or is to have some again
+	Count  bool // rows are counted before and after a drain
 	Moving Moving
 }
 
@@ -103,16 +104,19 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 	if err != nil {
 		return err
 	}
-	begun, err := m.Noted(ctx, s.Group, rebalancing)
+	notes, err := m.Notes(ctx, s.Group, "")
 	if err != nil {
 		return err
 	}
+	_, begun := notes[rebalancing]
+	_, counted := notes[rowsBefore]
 	if s.Drain && o.Held > 0 {
 		// Before anything is changed: what cannot be drained stays as it is.
 		if err := m.canLeave(ctx, b, s, true); err != nil {
 			return err
 		}
 	}
+	joins := s.OnJoin && s.wantsShards() && (begun || o.Held == 0 || !o.Shards)
 	var plan engine.Plan
 	name := s.Group.Name()
 	step := func(id, title string, risk engine.Risk, do func(context.Context) error) {
@@ -128,7 +132,6 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 			return nil
 		})
 	}
-	joins := s.OnJoin && s.wantsShards() && (begun || o.Held == 0 || !o.Shards)
 	if joins && !begun {
 		step("citus.note", "note that shards are to be moved onto "+name, engine.Safe, func(ctx context.Context) error {
 			return m.Note(ctx, s.Group, rebalancing, "begun")
@@ -140,7 +143,7 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 		})
 	}
 	switch {
-	case s.Drain && o.Held > 0:
+	case s.Drain && (o.Held > 0 || counted):
 		step("citus.drain", fmt.Sprintf("move %d shards off %s", o.Held, name), engine.Reload, func(ctx context.Context) error {
 			ctx, done, err := m.Alone(ctx, s.Group, "rebalance", "draining "+name)
 			if err != nil {
@@ -152,6 +155,11 @@ func (m Manager) Apply(ctx context.Context, s Spec) error {
 	case joins:
 		step("citus.rebalance", "move shards onto "+name, engine.Reload, func(ctx context.Context) error {
 			return m.rebalance(ctx, b, s)
+		})
+	}
+	if counted && !s.Drain {
+		step("citus.rows.forget", "forget how many rows there were before a drain of "+name+" that was given up", engine.Safe, func(ctx context.Context) error {
+			return m.Note(ctx, s.Group, rowsBefore, "")
 		})
 	}
 	if begun || joins {
@@ -249,6 +257,13 @@ func (m Manager) rebalance(ctx context.Context, b *patroni.Database, s Spec) err
 	if err := rest(ctx, m.Log, b); err != nil {
 		return err
 	}
+	moved, err := s.Moving.moved(ctx, b)
+	if err != nil {
+		return err
+	}
+	if err := s.Moving.movable(moved); err != nil {
+		return err
+	}
 	return run(ctx, m.Log, b, s.Moving, false, "shards to be moved onto "+s.Group.Name())
 }
 
@@ -269,27 +284,48 @@ func (m Moving) movable(held []Holding) error {
 	if m.Mode != "auto" {
 		return nil
 	}
-	var tables []string
+	var bare, columnar []string
 	for _, h := range held {
-		if !h.Movable {
-			tables = append(tables, h.Table)
+		switch {
+		case h.Columnar:
+			columnar = append(columnar, h.Table)
+		case !h.Movable:
+			bare = append(bare, h.Table)
 		}
 	}
-	if len(tables) == 0 {
+	var causes, ways []string
+	if len(bare) > 0 {
+		causes = append(causes, list(bare)+": no primary key and no replica identity, so that shards cannot be moved while it is written to")
+		ways = append(ways, "give each table that has no primary key one, or a replica identity (alter table ... replica identity full), or say how to move them all the same: shard_transfer_mode = \"block_writes\", or \"force_logical\", with which updates and deletes of these tables fail meanwhile")
+	}
+	if len(columnar) > 0 {
+		causes = append(causes, list(columnar)+": columnar, so that rows cannot be inserted while shards are moved by logical replication")
+		ways = append(ways, "for columnar tables, set shard_transfer_mode = \"block_writes\", with which inserts wait, or \"force_logical\", with which they fail meanwhile")
+	}
+	if len(causes) == 0 {
 		return nil
 	}
-	slices.Sort(tables)
-	return &problem.Error{
-		Step: CannotMove, Cause: fmt.Errorf("%s: no primary key and no replica identity, so that shards cannot be moved while it is written to", strings.Join(slices.Compact(tables), ", ")),
-		Left: "all shards, where they are.",
-		Do:   "give each of these tables a primary key or a replica identity (alter table ... replica identity full), or say how to move them all the same: shard_transfer_mode = \"block_writes\", or \"force_logical\", with which updates and deletes of these tables fail meanwhile.",
-	}
+	return &problem.Error{Step: CannotMove, Cause: errors.New(strings.Join(causes, "; ")), Left: "all shards, where they are.", Do: strings.Join(ways, "; ") + "."}
 }
 
-// drain moves all shards off a group, and makes sure that none is left. Nobody else moves
-// any meanwhile.
+// list are names for people.
+func list(names []string) string {
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// drain moves all shards off a group, and makes sure that none is left, and no row is
+// missing. Nobody else moves any meanwhile.
 func (m Manager) drain(ctx context.Context, b *patroni.Database, s Spec) error {
 	if err := rest(ctx, m.Log, b); err != nil {
+		return err
+	}
+	notes, err := m.Notes(ctx, s.Group, "")
+	if err != nil {
+		return err
+	}
+	before, err := notedRows(notes)
+	if err != nil {
 		return err
 	}
 	for range 3 {
@@ -299,10 +335,18 @@ func (m Manager) drain(ctx context.Context, b *patroni.Database, s Spec) error {
 		}
 		mine, shards := of(held, s.number())
 		if shards == 0 {
-			return nil
+			break
 		}
 		if err := s.Moving.movable(mine); err != nil {
 			return err
+		}
+		if s.Count && before == nil {
+			if before, err = m.noteRows(ctx, b, s); err != nil {
+				return problem.Fill(err, problem.Error{
+					Step: "count the rows before shards are moved off " + s.Group.Name(), Left: "all shards, where they are.",
+					Do: "see to what it says, then apply again; or do without (verify_rows = false, applied first).",
+				})
+			}
 		}
 		if err := run(ctx, m.Log, b, s.Moving, true, "shards to be moved off "+s.Group.Name()); err != nil {
 			return err
@@ -318,7 +362,13 @@ func (m Manager) drain(ctx context.Context, b *patroni.Database, s Spec) error {
 			Left: "the group, with these shards.", Do: "see what keeps Citus from moving them (select * from citus_rebalance_status()), then apply again.",
 		}
 	}
-	return nil
+	switch {
+	case before == nil:
+		return nil
+	case !s.Count: // not any more
+		return m.Note(ctx, s.Group, rowsBefore, "")
+	}
+	return m.compareRows(ctx, b, s, before)
 }
 
 // errLast: there is no other group for the shards of the last one.

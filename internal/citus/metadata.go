@@ -45,16 +45,30 @@ type Holding struct {
 	// Movable: it has a primary key or another replica identity, so that its shards can
 	// be moved while it is written to.
 	Movable bool `json:"movable"`
+	// Parent: it is partitioned, and has rows in its partitions alone.
+	Parent bool `json:"parent"`
+	// Columnar: its writes cannot be decoded. A server refuses to insert into it while it
+	// is published (Citus, columnar_tableam.c, ColumnarCheckLogicalReplication).
+	Columnar bool `json:"columnar"`
 }
 
 const holdings = `select p.groupid, s.logicalrelid::text as table_name, count(*) as shards,
- bool_or(c.relkind = 'p' or c.relreplident in ('f', 'i') or c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)) as movable
-from pg_dist_placement p join pg_dist_shard s using (shardid) join pg_dist_partition t using (logicalrelid) join pg_class c on c.oid = s.logicalrelid
+ bool_or(c.relkind = 'p' or c.relreplident in ('f', 'i') or c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)) as movable,
+ bool_or(c.relkind = 'p') as parent, bool_or(coalesce(a.amname = 'columnar', false)) as columnar
+from pg_dist_placement p join pg_dist_shard s using (shardid) join pg_dist_partition t using (logicalrelid) join pg_class c on c.oid = s.logicalrelid left join pg_am a on a.oid = c.relam
 where t.repmodel <> 't' group by 1, 2 order by 1, 2`
 
 // Holdings are the shards of all groups.
 func Holdings(ctx context.Context, b *patroni.Database) ([]Holding, error) {
 	return patroni.List[Holding](ctx, b, "citus.holdings", holdings)
+}
+
+// moved are the holdings of the tables that a rebalancing would move shards of, with those
+// that go along with them.
+func (m Moving) moved(ctx context.Context, b *patroni.Database) ([]Holding, error) {
+	return patroni.List[Holding](ctx, b, "citus.moved", `select h.* from (`+holdings+`) h where h.table_name in (select t.logicalrelid::text from pg_dist_partition t
+ join (select distinct d.logicalrelid, d.colocationid from get_rebalance_table_shards_plan(`+m.planned()+`) p join pg_dist_partition d on d.logicalrelid = p.table_name) m
+  on m.logicalrelid = t.logicalrelid or t.colocationid <> 0 and m.colocationid = t.colocationid)`)
 }
 
 // Metadata is what the coordinator knows of groups and shards at one moment.

@@ -163,7 +163,8 @@ func (j Joining) String() string {
 }
 
 // PreviewJoin says what a rebalancing would move onto the group, zero shards if Apply would
-// not begin one.
+// not begin one, and refuses what
+// cannot be moved, as far as Citus plans already what that is.
 func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error) {
 	if !s.OnJoin || !s.wantsShards() {
 		return j, nil
@@ -192,6 +193,13 @@ func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error)
 	}
 	if there && mine.ShouldHaveShards {
 		j.Planned = true
+		moved, err := s.Moving.moved(ctx, b)
+		if err != nil {
+			return j, err
+		}
+		if err := s.Moving.movable(moved); err != nil {
+			return j, err
+		}
 		j.Shards, j.Bytes, err = amount(ctx, b, "citus.plan", fmt.Sprintf("get_rebalance_table_shards_plan(%s) where (targetname, targetport) = (%s)", s.Moving.planned(), mine.at()))
 		return j, err
 	}

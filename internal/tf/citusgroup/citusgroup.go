@@ -54,6 +54,7 @@ type model struct {
 	Strategy         types.String   `tfsdk:"rebalance_strategy"`
 	Threshold        types.Float64  `tfsdk:"rebalance_threshold"`
 	Mode             types.String   `tfsdk:"shard_transfer_mode"`
+	VerifyRows       types.Bool     `tfsdk:"verify_rows"`
 	Drift            types.List     `tfsdk:"drift"`
 	Timeouts         timeouts.Value `tfsdk:"timeouts"`
 }
@@ -105,8 +106,13 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 			},
 			"shard_transfer_mode": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString("auto"),
-				MarkdownDescription: "How shards are moved: `auto` (the default) while they are written to, which needs a primary key or a replica identity in each table; `force_logical` also without one, but updates and deletes of such tables fail meanwhile; `block_writes` blocks all writes to a shard while it is moved.",
+				MarkdownDescription: "How shards are moved: `auto` (the default) while they are written to, which needs a primary key or a replica identity in each table, and no columnar one; `force_logical` also without, but updates and deletes of such tables fail meanwhile, and inserts into columnar ones; `block_writes` blocks all writes to a shard while it is moved.",
 				Validators:          []validator.String{stringvalidator.OneOf("auto", "force_logical", "block_writes")},
+			},
+			"verify_rows": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+				MarkdownDescription: "Whether the rows of all tables with shards on the group are counted before it is drained and after, when it is destroyed as well; true by default. Fewer rows afterwards, while no server has counted a delete, end the apply before any node goes. " +
+					"It reads these tables twice, in all groups side by side and one shard at a time in each; false spares that where they are too large.",
 			},
 			"drift": base.DriftAttribute(),
 		},
@@ -117,11 +123,12 @@ func (r *groupResource) Schema(ctx context.Context, _ resource.SchemaRequest, re
 // spec is the group that the model describes. It returns false while that is not known.
 func (m model) spec(ctx context.Context, diags *diag.Diagnostics) (citus.Spec, bool) {
 	c, ok := connattr.ClusterFrom(ctx, m.Cluster, diags)
-	if !ok || c.Citus == nil || m.ShouldHaveShards.IsUnknown() || m.Drain.IsUnknown() || m.Rebalance.IsUnknown() || m.Strategy.IsUnknown() || m.Threshold.IsUnknown() || m.Mode.IsUnknown() {
+	if !ok || c.Citus == nil || m.ShouldHaveShards.IsUnknown() || m.Drain.IsUnknown() || m.Rebalance.IsUnknown() || m.Strategy.IsUnknown() || m.Threshold.IsUnknown() || m.Mode.IsUnknown() || m.VerifyRows.IsUnknown() {
 		return citus.Spec{}, false
 	}
 	return citus.Spec{
 		Group: c, Shards: m.ShouldHaveShards.ValueBool(), Drain: m.Drain.ValueBool(), OnJoin: m.Rebalance.ValueString() == "on_join",
+		Count:  m.VerifyRows.IsNull() || m.VerifyRows.ValueBool(), // null in a state of before there was one
 		Moving: citus.Moving{Strategy: m.Strategy.ValueString(), Threshold: m.Threshold.ValueFloat64Pointer(), Mode: m.Mode.ValueString()},
 	}, true
 }
@@ -174,6 +181,11 @@ func (r *groupResource) previewJoin(ctx context.Context, s citus.Spec, diags *di
 	bounded, cancel := context.WithTimeout(ctx, previewTimeout)
 	defer cancel()
 	j, err := r.manager(s).PreviewJoin(bounded, s)
+	var refused *problem.Error
+	if errors.As(err, &refused) && refused.Step == citus.CannotMove {
+		diags.AddError("Shards cannot be moved onto the group "+s.Group.Name(), r.S.Redact.Apply(problem.Details(err)))
+		return
+	}
 	if err != nil {
 		r.S.Log.InfoContext(ctx, "what is moved onto the group could not be found out", "group", s.Group.Name(), "error", err)
 		return

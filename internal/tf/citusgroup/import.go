@@ -53,6 +53,7 @@ func (r *groupResource) ImportState(ctx context.Context, req resource.ImportStat
 	}
 	m.CoordinatorNodes = ids(ctx, c.Coordinator(), slices.Sorted(maps.Keys(coordinators)), diags)
 	m.ShouldHaveShards, m.Drain, m.Rebalance, m.Mode = types.BoolValue(true), types.BoolValue(false), types.StringValue("manual"), types.StringValue("auto")
+	m.VerifyRows = types.BoolValue(true)
 	m.Drift = base.NoDrift()
 	diags.Append(resp.State.Set(ctx, &m)...)
 }
