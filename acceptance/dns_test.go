@@ -99,44 +99,80 @@ func (s *dnsSite) leads(name string, want ...string) {
 
 // sampled are the nodes that a name led to, one after the other.
 type sampled struct {
-	mu   sync.Mutex
-	seen []string
+	mu      sync.Mutex
+	looks   int
+	seen    []string
+	wrong   time.Time     // since when it leads to another node than the primary
+	longest time.Duration // for which it did
 }
 
-// sample asks the primary server for db.pg.test the whole time.
-func (s *dnsSite) sample(t *testing.T) *sampled {
+// sample asks the primary server for db.pg.test every 10 ms, and all nodes' servers which of
+// them takes writes.
+func (s *dnsSite) sample(t *testing.T, hosts ...string) *sampled {
 	w := &sampled{}
+	p := s.watchPrimaries(t, hosts...)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var done sync.WaitGroup
 	done.Go(func() {
 		for ctx.Err() == nil {
+			lead := p.one()
 			if nodes, err := s.lookup(ctx, "ns1", "db.pg.test"); err == nil {
-				now := strings.Join(nodes, "+")
-				w.mu.Lock()
-				if len(w.seen) == 0 || w.seen[len(w.seen)-1] != now {
-					w.seen = append(w.seen, now)
-				}
-				w.mu.Unlock()
+				w.look(strings.Join(nodes, "+"), lead)
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(10 * time.Millisecond):
 			}
 		}
 	})
-	t.Cleanup(func() { cancel(); done.Wait() })
+	t.Cleanup(func() {
+		cancel()
+		done.Wait()
+		t.Logf("%d looks at where db.pg.test leads to", w.looks)
+	})
 	return w
 }
 
-// took returns what was seen, and forgets all but the last.
-func (w *sampled) took() []string {
+// look notes where the name leads to, and to whom it should, empty if that is not known.
+func (w *sampled) look(now, lead string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	seen := w.seen
+	w.looks++
+	if len(w.seen) == 0 || w.seen[len(w.seen)-1] != now {
+		w.seen = append(w.seen, now)
+	}
+	if lead == "" || now == lead {
+		w.wrong = time.Time{}
+		return
+	}
+	if w.wrong.IsZero() {
+		w.wrong = time.Now()
+	}
+	w.longest = max(w.longest, time.Since(w.wrong))
+}
+
+// took returns what was seen, and for how long the name led to a node while another one was
+// the primary, and forgets all but what was seen last.
+func (w *sampled) took() (seen []string, wrong time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen, wrong = w.seen, w.longest
+	w.longest = 0
 	if len(seen) > 0 {
 		w.seen = seen[len(seen)-1:]
 	}
-	return seen
+	return seen, wrong
+}
+
+// followed fails the test if the name led to another node than the primary for longer than
+// its TTL and an interval of the updater.
+func (w *sampled) followed(t *testing.T) (seen []string, wrong time.Duration) {
+	t.Helper()
+	seen, wrong = w.took()
+	if wrong > 6*time.Second {
+		t.Errorf("the name led to another node than the primary for %s: %v", wrong, seen)
+	}
+	return seen, wrong.Round(time.Millisecond)
 }
 
 // A DNS name leads to the leader, and another one to the replicas, whatever happens to
@@ -146,7 +182,8 @@ func TestDNS(t *testing.T) {
 	s := &dnsSite{site: newSite(t, labhost.Warm, settings{}, "pg1", "pg2", "pg3", "ns1", "ns2"), records: map[string]string{}}
 	ctx := t.Context()
 	hosts := []string{"pg1", "pg2", "pg3"}
-	s.base = settings{Purge: true, Addresses: map[string]string{}, Cluster: `failure_detection = "fast"`}
+	s.base = settings{Purge: true, Addresses: map[string]string{}, Cluster: `failure_detection = "fast"` + "\n" + `synchronous_mode = "quorum"` + "\n" +
+		`postgresql = { parameters = { wal_retrieve_retry_interval = "500ms" } }`}
 	for _, h := range hosts {
 		s.base.Addresses[h] = s.lab.Host(h).Addr
 	}
@@ -165,7 +202,11 @@ func TestDNS(t *testing.T) {
 		return lead
 	}
 	follows("pg1")
-	seen := s.sample(t)
+	c := s.write().Config()
+	c.Hosts, c.Table, c.CA = []string{"db.pg.test."}, "through_name", "" // the certificate is the node's
+	c.Lookup = bind.Resolver(s.lab, "ns1").LookupHost
+	through := writer.Start(t, c)
+	seen := s.sample(t, hosts...)
 
 	t.Run("switchovers", func(t *testing.T) {
 		n := 2
@@ -174,15 +215,16 @@ func TestDNS(t *testing.T) {
 		}
 		for range n {
 			seen.took()
+			s.written(through)
+			through.TakeGap()
 			to := s.switchover("pg1")
-			begin := time.Now()
-			s.eventually("the name to follow", 30*time.Second, func(ctx context.Context) (bool, string) {
-				have, err := s.lookup(ctx, "ns1", "db.pg.test")
-				return slices.Equal(have, []string{to}), fmt.Sprint(have, err)
-			})
-			t.Logf("to %s: the primary server had it %s after the switchover was seen, %v", to, time.Since(begin).Round(time.Millisecond), seen.took())
+			if lead := follows("pg1"); lead != to {
+				t.Errorf("%s leads, %s was to", lead, to)
+			}
+			s.written(through)
+			went, wrong := seen.followed(t)
+			t.Logf("to %s: the name led to another node for %s, the writer's gap was %s, %v", to, wrong, through.TakeGap().Round(time.Millisecond), went)
 			s.healthy("pg1", hosts...)
-			follows("pg1")
 		}
 		s.NoChanges(ctx)
 	})
@@ -199,18 +241,30 @@ func TestDNS(t *testing.T) {
 	})
 
 	t.Run("the power goes", func(t *testing.T) {
-		dead := s.leader("pg1")
-		alive := s.others(dead)[0]
-		if err := s.lab.Kill(ctx, dead); err != nil {
-			t.Fatal(err)
+		n := 1
+		if exhaustive() {
+			n = 10
 		}
-		s.eventually("another leader", time.Minute, func(context.Context) (bool, string) { l := s.leader(alive); return l != "" && l != dead, l })
-		s.leads("db.pg.test", s.leader(alive))
-		if err := s.lab.Start(ctx, dead); err != nil {
-			t.Fatal(err)
+		for range n {
+			dead := follows("pg1")
+			alive := s.others(dead)[0]
+			seen.took()
+			s.written(through)
+			through.TakeGap()
+			if err := s.lab.Kill(ctx, dead); err != nil {
+				t.Fatal(err)
+			}
+			s.eventually("another leader", time.Minute, func(context.Context) (bool, string) { l := s.leader(alive); return l != "" && l != dead, l })
+			s.leads("db.pg.test", s.leader(alive))
+			s.written(through)
+			went, wrong := seen.followed(t)
+			t.Logf("without %s: the name led to another node than the new primary for %s, the writer's gap was %s, %v", dead, wrong, through.TakeGap().Round(time.Millisecond), went)
+			if err := s.lab.Start(ctx, dead); err != nil {
+				t.Fatal(err)
+			}
+			s.healthy(alive, hosts...)
+			follows(alive)
 		}
-		s.healthy(alive, hosts...)
-		follows(alive)
 	})
 
 	t.Run("the leader stands still, and wakes", func(t *testing.T) {
@@ -228,7 +282,7 @@ func TestDNS(t *testing.T) {
 		}
 		s.healthy(alive, hosts...)
 		follows(alive)
-		if went := seen.took(); !slices.Equal(went, []string{lead}) {
+		if went, _ := seen.took(); !slices.Equal(went, []string{lead}) {
 			t.Errorf("when %s woke, the name went %v; %s leads", still, went, lead)
 		}
 	})
@@ -360,6 +414,7 @@ func TestDNS(t *testing.T) {
 		s.Write("haproxy.tf", "")
 	})
 
+	through.Check(t)
 	t.Run("they are destroyed", func(t *testing.T) {
 		s.records = map[string]string{}
 		s.configure()
