@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ output "ca" { value = "${pgha_patroni_cluster.group["dc1/0"].ca_certificate}${pg
 // shop runs a statement on a datacenter's coordinator.
 func (f *crossFormation) shop(dc, statement string) string {
 	f.t.Helper()
-	return f.on(f.hosts[dc][0], "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
+	return f.on(f.hosts[dc][0], "cd /; runuser -u postgres -- /usr/lib/postgresql/*/bin/psql -XAtq -v ON_ERROR_STOP=1 -d shop -c "+quote(statement))
 }
 
 // is checks that one datacenter takes writes, with its own workers alone in the metadata, and
@@ -167,7 +168,11 @@ func TestCrossDCCitus(t *testing.T) {
 	c := f.writerConfig()
 	c.Database, c.Hosts = "shop", []string{lab.Host("a0").Addr, lab.Host("b0").Addr}
 	w := writer.Start(t, c)
-	for _, to := range []string{"dc2", "dc1"} {
+	rounds := 1
+	if exhaustive() {
+		rounds = 5
+	}
+	for _, to := range slices.Repeat([]string{"dc2", "dc1"}, rounds) {
 		w.TakeGap()
 		f.primary = to
 		f.Apply(ctx, "-var", "primary_site="+to)
@@ -180,7 +185,7 @@ func TestCrossDCCitus(t *testing.T) {
 	}
 	k := &killer{site: f.site, inside: []string{"crossdc.promote"}}
 	k.few("crossdc.demote", "in crossdc.promote", "crossdc.promote")
-	k.sweep(t, "apply", "-refresh=false", "-target=pgha_cross_dc_replication.shop", "-var", "primary_site=dc2")
+	k.sweep(t, "apply", f.only("dc2")...)
 	f.is(t, "dc2")
 	w.Check(t)
 	if got := f.shop("dc2", "select count(*), sum(id) from orders"); got != "10000|50005000" {
@@ -189,10 +194,69 @@ func TestCrossDCCitus(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"behind a slot", f.behindSlot}, {"other passwords", f.otherPasswords}, {"lost", f.lost}} {
+	}{{"apart", f.apart}, {"behind a slot", f.behindSlot}, {"other passwords", f.otherPasswords}, {"two states", f.twoStates}, {"lost", f.lost}} {
 		if !t.Failed() {
 			t.Run(part.name, part.run)
 		}
+	}
+}
+
+// only are an apply's arguments for the replication alone.
+func (f *crossFormation) only(primary string) []string {
+	return []string{"-refresh=false", "-target=pgha_cross_dc_replication.shop", "-var", "primary_site=" + primary}
+}
+
+// apart cuts the datacenters off from each other: no group is promoted, a move is refused, and
+// what was written meanwhile arrives afterwards.
+func (f *crossFormation) apart(t *testing.T) {
+	ctx := t.Context()
+	f.primary = "dc2"
+	f.configure()
+	heal := f.cutOff(t, "dc1")
+	f.shop("dc2", "insert into orders select n, 'apart' from generate_series(30001, 31000) n")
+	time.Sleep(15 * time.Second) // longer than "fast" takes to fail over
+	has(t, f.Plan(ctx, "-var", "primary_site=dc1"), "What speaks against it now", "cannot log in to site dc1")
+	o := f.TryApply(ctx, f.only("dc1")...)
+	if o.Code == 0 {
+		t.Error("the primary moved to a datacenter that is cut off")
+	}
+	has(t, o, "cannot log in to site dc1", "site dc2 takes writes")
+	for _, h := range f.hosts["dc1"] {
+		if got := f.sql(h, "select pg_is_in_recovery()"); got != "t" {
+			t.Errorf("%s was promoted", h)
+		}
+	}
+	heal()
+	f.is(t, "dc2")
+	f.NoChanges(ctx)
+	f.moves(t, "dc1")
+	if got := f.shop("dc1", "select count(*) from orders"); got != "11000" {
+		t.Errorf("orders after they were apart: %s", got)
+	}
+	f.moves(t, "dc2")
+	f.shop("dc2", "delete from orders where id > 10000")
+}
+
+// moves applies with another primary.
+func (f *crossFormation) moves(t *testing.T, to string) {
+	t.Helper()
+	f.primary = to
+	f.Apply(t.Context(), "-var", "primary_site="+to)
+	f.is(t, to)
+	f.configure()
+}
+
+// twoStates moves the primary from two states at once.
+func (f *crossFormation) twoStates(t *testing.T) {
+	f.atOnce(t, f.only("dc1")...)
+	f.primary = "dc1"
+	f.is(t, "dc1")
+	f.configure()
+	f.unlocked(t.Context())
+	f.NoChanges(t.Context())
+	f.moves(t, "dc2")
+	if got := f.shop("dc2", "select count(*), sum(id) from orders"); got != "10000|50005000" {
+		t.Errorf("orders: %s", got)
 	}
 }
 
@@ -212,8 +276,8 @@ func (f *crossFormation) behindSlot(t *testing.T) {
 	f.shop("dc2", "delete from orders where id > 10000")
 }
 
-// otherPasswords changes those of a formation's accounts, in both datacenters, with one apply,
-// while a client writes to all of its shards.
+// otherPasswords changes those of a formation's accounts, in both datacenters, with one
+// change, whose applies are killed, while a client writes to all of its shards.
 func (f *crossFormation) otherPasswords(t *testing.T) {
 	ctx := t.Context()
 	before := f.passwords("a1")
@@ -224,7 +288,9 @@ func (f *crossFormation) otherPasswords(t *testing.T) {
 	w := writer.Start(t, c)
 	f.rotation = 2
 	f.configure()
-	f.Apply(ctx)
+	k := &killer{site: f.site, only: []string{"cluster.secrets.write", "cluster.secrets.mark"}}
+	k.sweep(t, "apply")
+	k.went(t, "cluster.secrets.write", "cluster.secrets.mark")
 	f.NoChanges(ctx)
 	for _, account := range []string{"superuser", "replication", "rewind"} {
 		want := f.passwords("b0")[account]
@@ -267,8 +333,7 @@ func (f *crossFormation) lost(t *testing.T) {
 	}
 	f.more = `failover = "forced"`
 	f.configure()
-	target := []string{"-refresh=false", "-target=pgha_cross_dc_replication.shop", "-var", "primary_site=dc1"}
-	o := f.TryApply(ctx, target...)
+	o := f.TryApply(ctx, f.only("dc1")...)
 	_, token, _ := strings.Cut(o.Text, "accept_data_loss = \"")
 	token, _, _ = strings.Cut(token, "\"")
 	if o.Code == 0 || !strings.HasPrefix(token, "dc2@") {
@@ -279,7 +344,7 @@ func (f *crossFormation) lost(t *testing.T) {
 	}
 	f.more += "\n  accept_data_loss = \"" + token + "\""
 	f.configure()
-	f.Apply(ctx, target...)
+	f.Apply(ctx, f.only("dc1")...)
 	f.primary = "dc1"
 	f.eventually("the metadata", time.Minute, func(context.Context) (bool, string) {
 		got := f.shop("dc1", "select string_agg(nodename, ',' order by groupid) from pg_dist_node")

@@ -209,7 +209,7 @@ func (s *site) on(host, command string) string {
 // sql asks a host's server, as a person logged in there would.
 func (s *site) sql(host, statement string) string {
 	s.t.Helper()
-	return s.on(host, "cd /; runuser -u postgres -- psql -XAtqc "+quote(statement))
+	return s.on(host, "cd /; runuser -u postgres -- /usr/lib/postgresql/*/bin/psql -XAtqc "+quote(statement))
 }
 
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
