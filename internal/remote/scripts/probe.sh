@@ -206,10 +206,17 @@ addresses() {
 		out address "$interface $address"
 	done
 }
+# Where it is slow, the faster one of two: the host may have been busy for a moment.
 lookup() {
-	start=$(date +%s%N)
-	timeout 15 getent hosts -- "$1" >/dev/null 2>&1
-	out ms $((($(date +%s%N) - start) / 1000000))
+	ms=
+	for _ in 1 2; do
+		start=$(date +%s%N)
+		timeout 15 getent hosts -- "$1" >/dev/null 2>&1
+		took=$((($(date +%s%N) - start) / 1000000))
+		if [ -z "$ms" ] || [ "$took" -lt "$ms" ]; then ms=$took; fi
+		if [ "$ms" -lt 500 ]; then break; fi
+	done
+	out ms "$ms"
 }
 resolve() {
 	timeout 5 getent ahosts -- "$1" 2>/dev/null | while read -r address kind _; do
