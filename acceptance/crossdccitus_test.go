@@ -212,6 +212,7 @@ func (f *crossFormation) apart(t *testing.T) {
 	ctx := t.Context()
 	f.primary = "dc2"
 	f.configure()
+	f.Apply(ctx) // the killed ones were of the replication alone
 	heal := f.cutOff(t, "dc1")
 	f.shop("dc2", "insert into orders select n, 'apart' from generate_series(30001, 31000) n")
 	time.Sleep(15 * time.Second) // longer than "fast" takes to fail over
