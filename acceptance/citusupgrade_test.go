@@ -72,7 +72,7 @@ func TestCitusUpgrade(t *testing.T) {
 	})
 
 	t.Run("the library alone, and back", func(t *testing.T) {
-		f.extension = minor(from)
+		f.citus, f.extension = to, minor(from)
 		f.configure(3)
 		has(t, f.Plan(ctx), "the extension is at "+minor(from)+": until citus.extension_version raises it, distributed queries fail")
 		f.Apply(ctx)
