@@ -66,3 +66,13 @@ resource "pgha_citus_worker_group" "worker" {
   coordinator_nodes = [for name in sort(keys(var.groups["0"])) : pgha_patroni_node.db[name].id]
   rebalance         = var.rebalance
 }
+
+resource "pgha_vip" "group" {
+  for_each  = var.vips
+  cluster   = pgha_patroni_cluster.group[each.key].membership
+  nodes     = { for name in keys(var.groups[each.key]) : name => pgha_patroni_node.db[name].id }
+  address   = each.value.address
+  interface = each.value.interface
+  follow    = "leader"
+  version   = var.versions.vip_manager
+}

@@ -31,8 +31,22 @@ variable "allowed_networks" {
 }
 
 variable "versions" {
-  description = "Exact versions to install; citus_extension is that of the extension, such as \"13.2-1\", to be raised together with citus."
-  type        = object({ etcd = string, patroni = string, postgresql = string, citus = string, citus_extension = optional(string) })
+  description = "Exact versions to install; citus_extension is that of the extension, such as \"13.2-1\", to be raised together with citus; vip_manager is needed with vips."
+  type        = object({ etcd = string, patroni = string, postgresql = string, citus = string, citus_extension = optional(string), vip_manager = optional(string) })
+  validation {
+    condition     = var.versions.vip_manager != null || length(var.vips) == 0
+    error_message = "There are vips: versions has to have vip_manager, such as \"3.0.0\"."
+  }
+}
+
+variable "vips" {
+  description = "Virtual IP addresses that follow groups' leaders, by number of the group, each with the length of its subnet's prefix: \"0\" is the coordinator's. The interface is found from the address unless given."
+  type        = map(object({ address = string, interface = optional(string) }))
+  default     = {}
+  validation {
+    condition     = length(setsubtract(keys(var.vips), keys(var.groups))) == 0
+    error_message = "vips are by number of a group, and these are none: ${join(", ", setsubtract(keys(var.vips), keys(var.groups)))}."
+  }
 }
 
 variable "repositories" {
