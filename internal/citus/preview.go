@@ -163,8 +163,8 @@ func (j Joining) String() string {
 }
 
 // PreviewJoin says what a rebalancing would move onto the group, zero shards if Apply would
-// not begin one, and refuses what
-// cannot be moved, as far as Citus plans already what that is.
+// not begin one, and refuses what cannot be moved, as far as Citus plans already what
+// that is.
 func (m Manager) PreviewJoin(ctx context.Context, s Spec) (j Joining, err error) {
 	if !s.OnJoin || !s.wantsShards() {
 		return j, nil
