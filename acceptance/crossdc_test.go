@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgha/terraform-provider-pgha/acceptance/cli"
 	"github.com/pgha/terraform-provider-pgha/acceptance/writer"
 	"github.com/pgha/terraform-provider-pgha/lab/labhost"
@@ -328,27 +326,14 @@ func (s *crossSite) watch(t *testing.T) (stop func()) {
 	var looks int
 	var done sync.WaitGroup
 	done.Go(func() {
-		conns := map[string]*pgx.Conn{}
-		writable := func(h string) bool {
-			short, cancel := context.WithTimeout(ctx, 2*time.Second)
-			defer cancel()
-			if conns[h] == nil {
-				c := cfg
-				c.Hosts = []string{s.lab.Host(h).Addr}
-				conn, err := writer.ConnectTo(short, c, nil)
-				if err != nil {
-					return false
-				}
-				conns[h] = conn
-			}
-			var recovery bool
-			if err := conns[h].QueryRow(short, "select pg_is_in_recovery()").Scan(&recovery); err != nil {
-				_ = conns[h].Close(context.Background())
-				conns[h] = nil
-				return false
-			}
-			return !recovery
+		conns := map[string]*writer.Kept{}
+		for _, h := range slices.Concat(s.nodes["dc1"], s.nodes["dc2"]) {
+			c := cfg
+			c.Hosts = []string{s.lab.Host(h).Addr}
+			conns[h] = writer.Keep(c)
+			defer conns[h].Close()
 		}
+		writable := func(h string) bool { return takesWrites(ctx, conns[h]) }
 		for ctx.Err() == nil {
 			for _, a := range s.nodes["dc1"] {
 				for _, b := range s.nodes["dc2"] {
@@ -360,11 +345,6 @@ func (s *crossSite) watch(t *testing.T) (stop func()) {
 			}
 			looks++
 			time.Sleep(10 * time.Millisecond) // it is to look, and not to load the servers
-		}
-		for _, c := range conns {
-			if c != nil {
-				_ = c.Close(context.Background())
-			}
 		}
 	})
 	return func() {

@@ -27,10 +27,11 @@ func (s *site) watchPrimaries(t *testing.T, hosts ...string) *primaries {
 		c := s.writerConfig()
 		c.Hosts, c.CA = []string{s.lab.Host(h).Addr}, ""
 		done.Go(func() {
-			var conn *pgx.Conn
+			conn := writer.Keep(c)
+			defer conn.Close()
 			for ctx.Err() == nil {
 				asked := time.Now()
-				if takesWrites(ctx, c, &conn) {
+				if takesWrites(ctx, conn) {
 					p.mu.Lock()
 					p.said[h] = asked
 					p.mu.Unlock()
@@ -40,33 +41,19 @@ func (s *site) watchPrimaries(t *testing.T, hosts ...string) *primaries {
 				case <-time.After(20 * time.Millisecond):
 				}
 			}
-			if conn != nil {
-				_ = conn.Close(context.Background())
-			}
 		})
 	}
 	t.Cleanup(func() { cancel(); done.Wait() })
 	return p
 }
 
-// takesWrites asks one server, over a connection that is kept while it works.
-func takesWrites(ctx context.Context, c writer.Config, conn **pgx.Conn) bool {
+// takesWrites asks one server.
+func takesWrites(ctx context.Context, conn *writer.Kept) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if *conn == nil {
-		opened, err := writer.ConnectTo(ctx, c, nil)
-		if err != nil {
-			return false
-		}
-		*conn = opened
-	}
 	var recovery bool
-	if err := (*conn).QueryRow(ctx, "select pg_is_in_recovery()").Scan(&recovery); err != nil {
-		_ = (*conn).Close(context.Background())
-		*conn = nil
-		return false
-	}
-	return !recovery
+	err := conn.Do(ctx, func(c *pgx.Conn) error { return c.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&recovery) })
+	return err == nil && !recovery
 }
 
 // one is the only server that has just said that it takes writes, empty if there are none or

@@ -11,7 +11,7 @@ import (
 
 // Reader asks the same question the whole time, whose answer is not to change.
 type Reader struct {
-	cfg    Config
+	conn   *Kept
 	query  string
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -27,26 +27,21 @@ type Reader struct {
 func Read(t testing.TB, c Config, query, want string) *Reader {
 	t.Helper()
 	reading, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	r := &Reader{cfg: c, query: query, cancel: cancel}
+	r := &Reader{conn: &Kept{open: func(ctx context.Context) (*pgx.Conn, error) { return Connect(ctx, c) }}, query: query, cancel: cancel}
 	r.done.Go(func() { r.read(reading, want) })
 	t.Cleanup(r.stop)
 	return r
 }
 
 func (r *Reader) read(ctx context.Context, want string) {
-	var conn *pgx.Conn
-	defer func() {
-		if conn != nil {
-			_ = conn.Close(context.Background())
-		}
-	}()
+	defer r.conn.Close()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(500 * time.Millisecond): // each is a query of all shards
 		}
-		have, err := r.ask(ctx, &conn)
+		have, err := r.ask(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -64,20 +59,10 @@ func (r *Reader) read(ctx context.Context, want string) {
 	}
 }
 
-func (r *Reader) ask(ctx context.Context, conn **pgx.Conn) (have string, err error) {
+func (r *Reader) ask(ctx context.Context) (have string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if *conn == nil {
-		c, err := Connect(ctx, r.cfg)
-		if err != nil {
-			return "", err
-		}
-		*conn = c
-	}
-	if err = (*conn).QueryRow(ctx, r.query).Scan(&have); err != nil {
-		_ = (*conn).Close(context.Background())
-		*conn = nil
-	}
+	err = r.conn.Do(ctx, func(c *pgx.Conn) error { return c.QueryRow(ctx, r.query).Scan(&have) })
 	return have, err
 }
 

@@ -121,16 +121,15 @@ func Begin(ctx context.Context, c Config) (*Writer, error) {
 	}
 	writing, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &Writer{cfg: c, cancel: cancel, last: time.Now()}
-	w.done.Go(func() { w.write(writing, conn) })
+	w.done.Go(func() { w.write(writing, &Kept{open: w.connect, conn: conn}) })
 	return w, nil
 }
 
-func (w *Writer) write(ctx context.Context, conn *pgx.Conn) {
-	defer func() {
-		if conn != nil {
-			_ = conn.Close(context.Background())
-		}
-	}()
+// connect finds the member that takes writes, wherever that is by now.
+func (w *Writer) connect(ctx context.Context) (*pgx.Conn, error) { return Connect(ctx, w.cfg) }
+
+func (w *Writer) write(ctx context.Context, conn *Kept) {
+	defer conn.Close()
 	tick := time.NewTicker(w.cfg.Every)
 	defer tick.Stop()
 	id := time.Now().UnixNano()
@@ -141,7 +140,7 @@ func (w *Writer) write(ctx context.Context, conn *pgx.Conn) {
 		case <-tick.C:
 		}
 		id++
-		err := w.row(ctx, &conn, id)
+		err := w.row(ctx, conn, id)
 		if ctx.Err() != nil {
 			return
 		}
@@ -159,25 +158,16 @@ func (w *Writer) write(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-func (w *Writer) row(ctx context.Context, conn **pgx.Conn, id int64) error {
+func (w *Writer) row(ctx context.Context, conn *Kept, id int64) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if *conn == nil {
-		c, err := Connect(ctx, w.cfg)
-		if err != nil {
-			return err
-		}
-		*conn = c
-	}
-	_, err := (*conn).Exec(ctx, "insert into "+w.cfg.Table+" (id) values ($1)", id)
-	if err != nil {
-		if ctx.Err() == nil {
+	return conn.Do(ctx, func(c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "insert into "+w.cfg.Table+" (id) values ($1)", id)
+		if err != nil && ctx.Err() == nil {
 			w.broken.Add(1)
 		}
-		_ = (*conn).Close(context.Background())
-		*conn = nil
-	}
-	return err
+		return err
+	})
 }
 
 // Config is where it writes.
