@@ -63,20 +63,28 @@ func (s *crossSite) apart(t *testing.T, w *writer.Writer) {
 	ctx := t.Context()
 	heal := s.cutOff(t, "dc2")
 	s.writesFor(w, 15*time.Second, "while the datacenters are apart")
-	has(t, s.Plan(ctx, "-var", "primary_site=dc2"), "What speaks against it now", "cannot log in to site dc2")
-	o := s.TryApply(ctx, s.only("dc2")...)
+	s.staysApart(t, "dc1", "dc2", s.nodes["dc2"], s.only("dc2"))
+	heal()
+	s.is(t, "dc1")
+	s.NoChanges(ctx)
+}
+
+// staysApart makes sure that the primary cannot move to a datacenter that is cut off, and that
+// none of its nodes was promoted. Move are the arguments of the apply that moves it.
+func (s *site) staysApart(t *testing.T, primary, other string, nodes, move []string) {
+	t.Helper()
+	ctx := t.Context()
+	has(t, s.Plan(ctx, "-var", "primary_site="+other), "What speaks against it now", "cannot log in to site "+other)
+	o := s.TryApply(ctx, move...)
 	if o.Code == 0 {
 		t.Error("the primary moved to a datacenter that is cut off")
 	}
-	has(t, o, "see whether the primary can move from dc1 to dc2", "cannot log in to site dc2", "site dc1 takes writes")
-	for _, h := range s.nodes["dc2"] {
+	has(t, o, "see whether the primary can move from "+primary+" to "+other, "cannot log in to site "+other, "site "+primary+" takes writes")
+	for _, h := range nodes {
 		if got := s.sql(h, "select pg_is_in_recovery()"); got != "t" {
 			t.Errorf("%s was promoted", h)
 		}
 	}
-	heal()
-	s.is(t, "dc1")
-	s.NoChanges(ctx)
 }
 
 // delayed has the third datacenter apply what it receives later than the others, and all of
